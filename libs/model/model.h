@@ -1,0 +1,112 @@
+// Model<T>: the MoE transformer of one rank. Dense parameters are replicated on all ranks, experts live on one.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "libs/collective/communicator.h"
+#include "libs/model/config.h"
+
+namespace espalier::model {
+
+// A weight with its gradient and AdamW moments; they travel together when an expert moves. Moments are empty until the
+// optimizer first fills them (EnsureMoments).
+template <typename T>
+struct Parameter {
+  std::string name;             // Hugging Face name, e.g. "model.layers.3.mlp.experts.17.gate_proj.weight" (17: original id)
+  std::vector<int64_t> shape;   // row-major; matrices are [out, in]
+  std::vector<T> value, grad, moment1, moment2;
+  bool decay = true;            // weight decay applies (matrices yes, norms no)
+  bool expert = false;          // held by one rank only: its gradient must not be all-reduced
+  int64_t size() const { return static_cast<int64_t>(value.size()); }
+};
+
+// Ragged sequences of this rank, packed without padding: sequence i is tokens[starts[i] .. starts[i+1]).
+// targets[n] is what follows tokens[n]; -1 where nothing is to be predicted (its logp is 0).
+struct Batch {
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> targets;
+  std::vector<int64_t> starts;  // size = sequences + 1, first 0, last tokens.size(); an empty batch has starts = {0}
+};
+
+// Seconds per phase summed since the caller last cleared it.
+struct PhaseSeconds {
+  double attention = 0, router = 0, dispatch = 0, experts = 0, combine = 0, head = 0;
+};
+
+// Tokens routed to each expert alive of one layer (aligned with LayerLayout::ids), from this rank's tokens only.
+using LayerRouteCounts = std::vector<int64_t>;
+
+struct SampleOptions {
+  double temperature = 1.0;  // 0: greedy
+  int max_new_tokens = 160;
+  int32_t end_token = 0;     // sampling of a sequence stops after it; it is part of the result
+  uint64_t seed = 0;         // results depend on (seed, stream) of a sequence alone, not on batching
+};
+
+struct Sample {
+  std::vector<int32_t> tokens;  // without the prompt
+  std::vector<float> logps;     // log-probability of each token at temperature 1
+  bool truncated = false;       // reached max_new_tokens without end_token
+};
+
+// Collective: every method marked (collective) must be called by all ranks alike, else they wait for ever (until the
+// communicator's stall timeout). Not thread-safe. T is float for training, double for gradient checks.
+template <typename T>
+class Model {
+ public:
+  // Weights are drawn from `seed` by parameter name, so that they depend neither on rank count nor on placement.
+  // `communicator` and must outlive the model. `threads` CPU threads are used.
+  static absl::StatusOr<std::unique_ptr<Model>> Create(const ModelConfig& config, const ExpertLayout& layout,
+                                                       collective::Communicator* communicator, uint64_t seed,
+                                                       int threads);
+  virtual ~Model() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  virtual const ExpertLayout& layout() const = 0;
+  virtual collective::Communicator& communicator() = 0;
+
+  // Parameters that this rank holds, in a fixed order: dense ones first (the same on all ranks), then its experts by
+  // layer and id. Pointers stay valid until the next ApplyLayout.
+  virtual std::vector<Parameter<T>*> parameters() = 0;
+  // Parameters of the whole model, over all ranks.
+  virtual int64_t TotalParameters() const = 0;
+
+  // Log-probability of each target, and optionally the entropy of each position's distribution. (collective)
+  virtual absl::Status Forward(const Batch& batch, std::vector<T>* logps, std::vector<T>* entropies) = 0;
+
+  // Forward, then `loss` fills dlogps (d loss / d logp of each target, zero on entry) from logps, then backward adds into
+  // every Parameter::grad (callers zero them: ZeroGradients). Any loss is a function of logps: cross-entropy sets
+  // -1/global_tokens. The auxiliary loss, when configured, is added to the gradients scaled by `aux_scale`
+  // (the caller's share of the global batch). (collective; ranks may have different token counts, even none)
+  using LossFunction = std::function<void(std::span<const T> logps, std::span<T> dlogps)>;
+  virtual absl::Status ForwardBackward(const Batch& batch, const LossFunction& loss, T aux_scale) = 0;
+  virtual void ZeroGradients() = 0;
+
+  // Route counts of the last Forward, ForwardBackward or Generate, by layer (empty for dense layers).
+  virtual const std::vector<LayerRouteCounts>& route_counts() const = 0;
+
+  // Samples a continuation for each prompt with a KV cache, batched. streams[i] numbers the sequence over the whole
+  // run's step, so that results do not depend on the rank count. (collective; any number of prompts, even none)
+  virtual absl::StatusOr<std::vector<Sample>> Generate(std::span<const std::vector<int32_t>> prompts,
+                                                       std::span<const uint64_t> streams,
+                                                       const SampleOptions& options) = 0;
+
+  // Takes on a new layout: experts not listed are removed everywhere (weights, moments, router row), the others move to
+  // their rank with weights and moments. Returns the bytes that this rank sent. On an invalid layout nothing changes.
+  // (collective)
+  virtual absl::StatusOr<int64_t> ApplyLayout(const ExpertLayout& layout) = 0;
+
+  virtual PhaseSeconds& phase_seconds() = 0;
+};
+
+extern template class Model<float>;
+extern template class Model<double>;
+
+}  // namespace espalier::model

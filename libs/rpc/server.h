@@ -1,0 +1,47 @@
+// RpcServer and channels: one way to listen and to call for every service: health, reflection, deadlines, message limits.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "grpcpp/grpcpp.h"
+
+namespace espalier::rpc {
+
+constexpr int kMessageBytesMax = 64 << 20;
+
+absl::Status FromGrpc(const grpc::Status& status);
+grpc::Status ToGrpc(const absl::Status& status);
+
+struct ServerOptions {
+  std::string address = "127.0.0.1:0";  // host:port; port 0 takes a free one. Off loopback needs `insecure`.
+  bool insecure = false;
+};
+
+// A listening server with health checking and reflection. Destruction shuts it down within a bounded time.
+class RpcServer {
+ public:
+  // kUnavailable names the address when the port is in use. The services must outlive the server.
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const ServerOptions& options,
+                                                          const std::vector<grpc::Service*>& services);
+  virtual ~RpcServer() = default;
+  virtual std::string address() const = 0;  // host:port as bound
+  virtual void SetServing(bool serving) = 0;
+  // Stops taking calls, cancels those left after `grace`.
+  virtual void Shutdown(absl::Duration grace) = 0;
+};
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
+
+// Blocks until SIGINT or SIGTERM (call BlockTerminationSignals() first thing in main, before any thread starts), or until
+// `stop` returns true (polled).
+void BlockTerminationSignals();
+void WaitForTermination(const std::function<bool()>& stop = {});
+
+}  // namespace espalier::rpc
