@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "libs/base/thread_pool.h"
 #include "libs/collective/communicator.h"
 #include "libs/model/config.h"
 
@@ -102,6 +103,16 @@ class Model {
   // their rank with weights and moments. Returns the bytes that this rank sent. On an invalid layout nothing changes.
   // (collective)
   virtual absl::StatusOr<int64_t> ApplyLayout(const ExpertLayout& layout) = 0;
+
+  // e_score_correction_bias of a MoE layer, aligned with LayerLayout::ids: added to the scores when experts are chosen, never to
+  // their weights. Not trained by gradient; zero at first, and kept equal on all ranks by whoever changes it.
+  virtual std::vector<T>& selection_bias(int layer) = 0;
+
+  // Auxiliary loss of this rank's tokens in the last ForwardBackward, summed over layers, before `aux_scale`.
+  virtual T aux_loss() const = 0;
+
+  // The threads of this rank, for work between two calls of the model (the optimizer).
+  virtual base::ThreadPool& thread_pool() = 0;
 
   virtual PhaseSeconds& phase_seconds() = 0;
 };
