@@ -1,0 +1,181 @@
+// Coordinator: the slow loop. Runs, workers, commands and decisions, all on one thread, durable
+// before they are spoken of.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "espalier/v1/fleet_service.pb.h"
+#include "espalier/v1/history_service.pb.h"
+#include "espalier/v1/plan_service.pb.h"
+#include "espalier/v1/run_service.pb.h"
+#include "services/coordinator/executor.h"
+#include "services/coordinator/fleet.h"
+#include "services/coordinator/ledger.h"
+#include "services/coordinator/run.h"
+
+namespace espalier::coordinator {
+
+struct CoordinatorOptions {
+  std::string data;  // directory of the ledger
+  absl::Duration lease = absl::Seconds(10);
+  absl::Status Validate() const;
+};
+
+// Thread-safe: every public method posts its work and returns; `done` is called once, on a thread
+// of the coordinator's. Nothing is answered, sent or acknowledged before what it says is durable.
+class Coordinator {
+ public:
+  // Recoveries in a row that reached no new step before the run is given up.
+  static constexpr uint32_t kFruitlessRecoveriesMax = 5;
+  static constexpr uint32_t kPageDefault = 50;
+  static constexpr uint32_t kPageMax = 1000;
+  static constexpr uint32_t kSeriesPointsDefault = 500;
+  static constexpr uint32_t kSeriesPointsMax = 10000;
+  static constexpr uint32_t kLoadRowsDefault = 512;
+  // Cells (rows times experts, over all layers) of one GetLoads answer.
+  static constexpr uint64_t kLoadCellsMax = 4 << 20;
+
+  // Opens the ledger and takes up every run that had not ended.
+  static absl::StatusOr<std::unique_ptr<Coordinator>> Start(const CoordinatorOptions& options);
+  // Likewise over a ledger that the caller opened.
+  static absl::StatusOr<std::unique_ptr<Coordinator>> Start(const CoordinatorOptions& options,
+                                                            std::unique_ptr<Ledger> ledger);
+  // Runs what is queued. Streams must have ended, or end later without effect.
+  ~Coordinator();
+
+  // OK, or why nothing can be written any more.
+  absl::Status health() const { return ledger_->health(); }
+
+  void SubmitRun(v1::SubmitRunRequest request, Done<v1::SubmitRunResponse> done);
+  void GetRun(v1::GetRunRequest request, Done<v1::GetRunResponse> done);
+  void ListRuns(v1::ListRunsRequest request, Done<v1::ListRunsResponse> done);
+  void PauseRun(v1::PauseRunRequest request, Done<v1::PauseRunResponse> done);
+  void ResumeRun(v1::ResumeRunRequest request, Done<v1::ResumeRunResponse> done);
+  void StopRun(v1::StopRunRequest request, Done<v1::StopRunResponse> done);
+  void ExportRun(v1::ExportRunRequest request, Done<v1::ExportRunResponse> done);
+  void ListWorkers(v1::ListWorkersRequest request, Done<v1::ListWorkersResponse> done);
+  // `failed` hears why there is nothing to watch; else the watcher hears from now on.
+  void WatchRun(v1::WatchRunRequest request, std::shared_ptr<RunWatcher> watcher,
+                std::function<void(absl::Status)> failed);
+
+  void ProposePlan(v1::ProposePlanRequest request, Done<v1::ProposePlanResponse> done);
+  void ApplyPlan(v1::ApplyPlanRequest request, Done<v1::ApplyPlanResponse> done);
+  void ListDecisions(v1::ListDecisionsRequest request, Done<v1::ListDecisionsResponse> done);
+  void ExplainDecision(v1::ExplainDecisionRequest request, Done<v1::ExplainDecisionResponse> done);
+
+  void GetLoads(v1::GetLoadsRequest request, Done<v1::GetLoadsResponse> done);
+  void GetLayout(v1::GetLayoutRequest request, Done<v1::GetLayoutResponse> done);
+  void ListEvents(v1::ListEventsRequest request, Done<v1::ListEventsResponse> done);
+  void GetSeries(v1::GetSeriesRequest request, Done<v1::GetSeriesResponse> done);
+
+  // A word came over `link`; the first must be Hello. Calls link->Processed() once it was handled.
+  void Heard(std::shared_ptr<WorkerLink> link, v1::AttachRequest word);
+  // The stream of `link` is over: `clean` when the worker closed it itself.
+  void Closed(std::shared_ptr<WorkerLink> link, bool clean);
+
+ private:
+  struct PlanQuestion;  // coordinator_plans.cc
+
+  Coordinator(const CoordinatorOptions& options, std::unique_ptr<Ledger> ledger);
+
+  // coordinator.cc: start, batches, events.
+  absl::Status Load();
+  absl::Status LoadLive(LiveRun* run);
+  void RestartPilot(LiveRun* run);
+  void AfterBatch();
+  void Tick();
+  void Touch(LiveRun* run, bool record_changed);
+  void Notify(LiveRun* run);
+  void AddEvent(LiveRun* run, v1::RunEvent event);
+  void AddEvent(LiveRun* run, v1::EventSeverity severity, const std::string& name,
+                const std::string& text, const std::map<std::string, std::string>& fields = {});
+  absl::Status Writable() const;
+  absl::StatusOr<LiveRun*> FindRun(const std::string& reference);
+  // Runs `work` on the executor, or answers `done` that too much is waiting.
+  template <typename Response>
+  void OnExecutor(const Done<Response>& done, std::function<void()> work) {
+    if (executor_.TryPost(std::move(work))) return;
+    done(
+        absl::UnavailableError("the coordinator has too many requests waiting; retry in a moment"));
+  }
+  // Finds the run on the executor, then runs `read` on the read pool.
+  template <typename Response>
+  void OnReadPool(const std::string& reference, Done<Response> done,
+                  std::function<std::function<absl::StatusOr<Response>()>(LiveRun*)> prepare) {
+    OnExecutor<Response>(done, [this, reference, done, prepare] {
+      const absl::StatusOr<LiveRun*> run = FindRun(reference);
+      if (!run.ok()) return done(run.status());
+      auto read = prepare(*run);
+      if (pool_.TryPost([done, read] { done(read()); })) return;
+      done(absl::UnavailableError("the coordinator has too many reads waiting; retry in a moment"));
+    });
+  }
+
+  // coordinator_runs.cc: life of a run.
+  void DoSubmit(const v1::SubmitRunRequest& request, const Done<v1::SubmitRunResponse>& done);
+  absl::Status CheckCommandable(const LiveRun& run, const char* verb) const;
+  uint64_t AddCommand(LiveRun* run, v1::Command command);
+  void SendCommand(const std::string& run_id, const v1::Command& command);
+  void AssignWaiting();
+  void Assign(LiveRun* run, const std::vector<Worker*>& workers);
+  void SendAssignments(const std::string& run_id, uint64_t epoch);
+  void ReleaseMembers(LiveRun* run, uint64_t epoch, const std::string& reason);
+  void Interrupt(LiveRun* run, const std::string& cause);
+  void End(LiveRun* run, v1::RunState state, const std::string& detail);
+  std::string NewRunId();
+  std::string NewLinkKey();
+
+  // coordinator_words.cc: what workers say.
+  void HandleWord(const std::shared_ptr<WorkerLink>& link, const v1::AttachRequest& word);
+  void HandleHello(const std::shared_ptr<WorkerLink>& link, const v1::Hello& hello);
+  void HandleClosed(const std::shared_ptr<WorkerLink>& link, bool clean);
+  LiveRun* RunOf(Worker* worker, const std::string& run_id, uint64_t epoch, uint32_t rank);
+  void HandleReport(LiveRun* run, Worker* worker, const v1::StepReport& report);
+  void HandleStep(LiveRun* run, const CompleteStep& step);
+  void HandleEvent(LiveRun* run, const v1::RunEvent& event);
+  void HandleEnd(LiveRun* run, Worker* worker, const v1::AssignmentEnd& end);
+  void HandleAck(LiveRun* run, const v1::CommandAck& ack);
+  void CommandFailed(LiveRun* run, OpenCommand* open, const v1::CommandAck& ack);
+  void CommandApplied(LiveRun* run, uint64_t sequence);
+  void LoseWorker(Worker* worker, const std::string& cause);
+  void StepsDurable(LiveRun* run);
+
+  // coordinator_plans.cc: decisions.
+  void LayoutApplied(LiveRun* run, const OpenCommand& open);
+  void VerifyDecisions(LiveRun* run, bool stage_over);
+  void ConsiderPolicy(LiveRun* run);
+  PlanQuestion AskPlan(const LiveRun& run, uint32_t window_steps) const;
+  absl::StatusOr<v1::Plan> AnswerPlan(PlanQuestion question) const;
+  absl::StatusOr<PlanQuestion> QuestionFor(LiveRun* run, const v1::PlanOptions& options) const;
+  v1::Decision Decide(LiveRun* run, v1::Plan plan, const std::string& origin,
+                      const std::string& why);
+  void FinishApply(const std::string& run_id, uint64_t layout_step, const std::string& request_id,
+                   v1::Plan plan, const Done<v1::ApplyPlanResponse>& done);
+
+  const CoordinatorOptions options_;
+  const std::unique_ptr<Ledger> ledger_;
+  // All below belongs to the executor's thread.
+  std::map<std::string, std::unique_ptr<LiveRun>> runs_;  // by id
+  std::map<std::string, std::string> requests_;           // submit request id -> run id
+  std::vector<std::string> touched_;
+  std::set<std::string> new_steps_;
+  Fleet fleet_;
+  bool assign_wanted_ = false;
+  std::mt19937_64 random_;
+  ReadPool pool_;
+  // Last: its thread uses all above, and ends first.
+  Executor executor_;
+};
+
+}  // namespace espalier::coordinator

@@ -1,0 +1,397 @@
+// Decisions: asked for by the policy or by a request, planned on recorded loads, commanded,
+// applied, verified.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "libs/base/status_macros.h"
+#include "libs/observe/log.h"
+#include "libs/spec/spec.h"
+#include "services/coordinator/coordinator.h"
+#include "services/coordinator/paging.h"
+#include "services/coordinator/plan_builder.h"
+#include "services/coordinator/times.h"
+
+namespace espalier::coordinator {
+
+// A plan to be made: all but the loads, which are read where there is time.
+struct Coordinator::PlanQuestion {
+  std::string run_id;
+  PlanInput input;
+  v1::ExpertLayout layout;
+  uint64_t base_step = 0;    // loads up to here were counted under another layout
+  uint64_t layout_step = 0;  // of the newest layout, to notice a newer one
+  uint32_t window_steps = 1;
+};
+
+namespace {
+
+// Sum over [first, last] by expert.
+absl::StatusOr<std::vector<double>> WindowSum(const Ledger& ledger, const std::string& run_id,
+                                              uint32_t layer, uint64_t first, uint64_t last,
+                                              uint32_t experts) {
+  ASSIGN_OR_RETURN(const auto blocks, ledger.ReadLoads(run_id, layer, first, last, 1));
+  std::vector<double> sums(experts, 0);
+  for (const history::LoadBlock& block : blocks) {
+    for (size_t i = 0; i < block.tokens.size() && i < sums.size(); ++i)
+      sums[i] += static_cast<double>(block.tokens[i]);
+  }
+  return sums;
+}
+
+}  // namespace
+
+Coordinator::PlanQuestion Coordinator::AskPlan(const LiveRun& run, uint32_t window_steps) const {
+  PlanQuestion question;
+  question.run_id = run.id();
+  const v1::RunSpec& spec = run.record.run().spec();
+  PlanInput& input = question.input;
+  input.model = spec.model();
+  input.prune = spec.prune();
+  input.placement = spec.placement();
+  input.rank_count = run.rank_count();
+  question.layout = run.layout;
+  question.base_step = run.record.last_layout_step();
+  question.layout_step = run.record.last_layout_step();
+  question.window_steps = std::max(1u, window_steps);
+  input.last_step = run.durable_step;
+  input.first_step = std::max<uint64_t>(
+      input.last_step >= question.window_steps ? input.last_step - question.window_steps + 1 : 1,
+      question.base_step + 1);
+  const auto stage = v1::STAGE_KIND_PRETRAIN;
+  input.step_seconds = run.figures
+                           .Median(input.first_step, input.last_step, stage,
+                                   [](const StepFigure& figure) { return figure.step_seconds; })
+                           .value_or(0);
+  input.experts_seconds =
+      run.figures
+          .Median(input.first_step, input.last_step, stage,
+                  [](const StepFigure& figure) { return figure.experts_seconds; })
+          .value_or(0);
+  return question;
+}
+
+absl::StatusOr<v1::Plan> Coordinator::AnswerPlan(PlanQuestion question) const {
+  PlanInput& input = question.input;
+  const uint64_t first = input.first_step, last = input.last_step;
+  if (question.layout.layers_size() == 0 || last < first)
+    return BuildPlan(PlanInput{.first_step = first, .last_step = last});
+  const uint32_t experts = input.model.experts();
+  for (const v1::LayerLayout& layout : question.layout.layers()) {
+    ASSIGN_OR_RETURN(const auto newest,
+                     WindowSum(*ledger_, question.run_id, layout.layer(), first, last, experts));
+    planner::LayerState layer;
+    layer.layer = static_cast<int>(layout.layer());
+    std::vector<double> before;
+    if (first >= question.base_step + 1 + question.window_steps) {
+      ASSIGN_OR_RETURN(before, WindowSum(*ledger_, question.run_id, layout.layer(),
+                                         first - question.window_steps, first - 1, experts));
+    }
+    for (int i = 0; i < layout.experts_size(); ++i) {
+      layer.experts.push_back(static_cast<int>(layout.experts(i)));
+      layer.ranks.push_back(static_cast<int>(layout.ranks(i)));
+      layer.loads.push_back(newest[layout.experts(i)]);
+      if (!before.empty()) layer.previous_loads.push_back(before[layout.experts(i)]);
+    }
+    input.layers.push_back(std::move(layer));
+    if (layout.masked_size() > 0)
+      input.masked[layout.layer()] = {layout.masked().begin(), layout.masked().end()};
+  }
+  return BuildPlan(input);
+}
+
+absl::StatusOr<Coordinator::PlanQuestion> Coordinator::QuestionFor(
+    LiveRun* run, const v1::PlanOptions& options) const {
+  v1::RunSpec spec = run->record.run().spec();
+  if (options.has_prune()) *spec.mutable_prune() = options.prune();
+  if (options.has_placement()) *spec.mutable_placement() = options.placement();
+  spec::FillDefaults(&spec);
+  RETURN_IF_ERROR(spec::ValidateRunSpec(spec));
+  // A policy given with the request is meant, whatever the run's own says about enabling it.
+  const bool prune =
+      !options.skip_prune() &&
+      (options.has_prune() || (spec.prune().enabled() && !run->record.prune_closed()));
+  const bool place =
+      !options.skip_placement() && (options.has_placement() || spec.placement().enabled());
+  PlanQuestion question =
+      AskPlan(*run, prune ? spec.prune().window_steps() : spec.placement().window_steps());
+  question.input.prune = spec.prune();
+  question.input.placement = spec.placement();
+  question.input.place = place;
+  if (prune) {
+    for (const v1::LayerLayout& layer : run->layout.layers())
+      question.input.prunable.insert(layer.layer());
+  }
+  return question;
+}
+
+void Coordinator::ProposePlan(v1::ProposePlanRequest request, Done<v1::ProposePlanResponse> done) {
+  OnReadPool<v1::ProposePlanResponse>(
+      request.run_id(), done,
+      [this, request](LiveRun* run) -> std::function<absl::StatusOr<v1::ProposePlanResponse>()> {
+        const auto question = QuestionFor(run, request.options());
+        return [this, question]() -> absl::StatusOr<v1::ProposePlanResponse> {
+          RETURN_IF_ERROR(question.status());
+          v1::ProposePlanResponse response;
+          ASSIGN_OR_RETURN(*response.mutable_plan(), AnswerPlan(*question));
+          return response;
+        };
+      });
+}
+
+void Coordinator::ApplyPlan(v1::ApplyPlanRequest request, Done<v1::ApplyPlanResponse> done) {
+  OnExecutor<v1::ApplyPlanResponse>(done, [this, request = std::move(request), done] {
+    const auto found = FindRun(request.run_id());
+    if (!found.ok()) return done(found.status());
+    LiveRun* run = *found;
+    if (!request.request_id().empty()) {
+      const auto known = ledger_->FindRequest("apply/" + run->id(), request.request_id());
+      if (known.ok()) {
+        const auto decision = ledger_->ReadDecision(run->id(), *known);
+        if (!decision.ok()) return done(decision.status());
+        v1::ApplyPlanResponse response;
+        *response.mutable_decision() = *decision;
+        return done(std::move(response));
+      }
+    }
+    if (const absl::Status may = CheckCommandable(*run, "changed"); !may.ok()) return done(may);
+    const auto question = QuestionFor(run, request.options());
+    if (!question.ok()) return done(question.status());
+    const bool posted = pool_.TryPost([this, question = *question, request, done] {
+      auto plan = AnswerPlan(question);
+      if (!plan.ok()) return done(plan.status());
+      OnExecutor<v1::ApplyPlanResponse>(
+          done, [this, question, request, plan = *std::move(plan), done] {
+            FinishApply(question.run_id, question.layout_step, request.request_id(), plan, done);
+          });
+    });
+    if (!posted)
+      done(absl::UnavailableError("the coordinator has too many reads waiting; retry in a moment"));
+  });
+}
+
+void Coordinator::FinishApply(const std::string& run_id, uint64_t layout_step,
+                              const std::string& request_id, v1::Plan plan,
+                              const Done<v1::ApplyPlanResponse>& done) {
+  LiveRun* run = runs_.at(run_id).get();
+  if (const absl::Status may = CheckCommandable(*run, "changed"); !may.ok()) return done(may);
+  for (const auto& [id, decision] : run->open_decisions) {
+    if (decision.state() == v1::DECISION_STATE_COMMANDED) {
+      return done(absl::FailedPreconditionError(
+          absl::StrCat("decision ", id, " is not applied yet; wait for it and plan again")));
+    }
+  }
+  if (run->record.last_layout_step() != layout_step) {
+    return done(absl::AbortedError("the layout changed while the plan was made; ask again"));
+  }
+  if (plan.empty())
+    return done(absl::FailedPreconditionError(absl::StrCat("nothing to apply: ", plan.reason())));
+  const v1::Decision decision = Decide(run, std::move(plan), "request", "a request asked for it");
+  if (!request_id.empty())
+    ledger_->PutRequest("apply/" + run->id(), request_id, decision.decision_id());
+  ledger_->Then([this, decision, done](const absl::Status& status) {
+    if (!status.ok()) return done(Writable());
+    v1::ApplyPlanResponse response;
+    *response.mutable_decision() = decision;
+    done(std::move(response));
+  });
+}
+
+v1::Decision Coordinator::Decide(LiveRun* run, v1::Plan plan, const std::string& origin,
+                                 const std::string& why) {
+  v1::Decision decision;
+  run->record.set_next_decision(run->record.next_decision() + 1);
+  decision.set_decision_id(absl::StrFormat("d-%06d", run->record.next_decision()));
+  decision.set_run_id(run->id());
+  decision.set_state(v1::DECISION_STATE_COMMANDED);
+  decision.set_origin(origin);
+  *decision.mutable_create_time() = ToProto(absl::Now());
+  *decision.mutable_plan() = std::move(plan);
+  v1::Command command;
+  command.set_decision_id(decision.decision_id());
+  *command.mutable_set_layout() = decision.plan().layout();
+  decision.set_sequence(AddCommand(run, std::move(command)));
+  run->open_decisions[decision.decision_id()] = decision;
+  ledger_->PutDecision(decision);
+  run->record.set_last_decision_step(run->progress.step());
+  if (decision.plan().experts_pruned() > 0) run->record.set_prune_closed(true);
+  AddEvent(run, v1::EVENT_SEVERITY_INFO, "decision_made",
+           absl::StrCat("Decision ", decision.decision_id(), " prunes ",
+                        decision.plan().experts_pruned(), " experts and moves ",
+                        decision.plan().experts_moved(), ", max/mean rank load ",
+                        absl::StrFormat("%.3f to %.3f", decision.plan().imbalance_before(),
+                                        decision.plan().imbalance_after()),
+                        ": ", why, "."),
+           {{"decision_id", decision.decision_id()}});
+  Touch(run, true);
+  return decision;
+}
+
+void Coordinator::ConsiderPolicy(LiveRun* run) {
+  if (run->record.run().state() != v1::RUN_STATE_RUNNING || !run->manned() ||
+      run->record.stop_wanted())
+    return;
+  for (const auto& [id, decision] : run->open_decisions) {
+    if (decision.state() == v1::DECISION_STATE_COMMANDED) return;
+  }
+  const v1::RunSpec& spec = run->record.run().spec();
+  Situation situation;
+  situation.step = run->durable_step;
+  situation.pretraining = run->progress.stage() == v1::STAGE_KIND_PRETRAIN;
+  situation.stage_end = StageEnd(spec, situation.step);
+  situation.prune_closed = run->record.prune_closed();
+  situation.last_decision_step = run->record.last_decision_step();
+  if (spec.prune().enabled() && !situation.prune_closed && situation.pretraining &&
+      run->pilot.PrunePast(situation.step)) {
+    situation.prune_closed = true;
+    run->record.set_prune_closed(true);
+    AddEvent(
+        run, v1::EVENT_SEVERITY_WARNING, "prune_skipped",
+        absl::StrCat("No layer was stable by prune.latest_step ", spec.prune().latest_step(), "."));
+    Touch(run, true);
+  }
+  const std::optional<Intent> intent = run->pilot.Decide(situation);
+  if (!intent.has_value()) return;
+  PlanQuestion question = AskPlan(*run, intent->window_steps);
+  question.input.prunable = intent->prunable;
+  question.input.place = intent->place;
+  question.input.needs_trigger = intent->prunable.empty();
+  auto plan = AnswerPlan(std::move(question));
+  if (!plan.ok()) {
+    LOG(ERROR) << "plan_failed run=" << run->id() << " cause=" << plan.status();
+    return;
+  }
+  if (!intent->prunable.empty() && plan->experts_pruned() == 0) {
+    // The loads are settled and nothing falls under alpha and beta: asking again would give the
+    // same answer.
+    run->record.set_prune_closed(true);
+    AddEvent(run, v1::EVENT_SEVERITY_WARNING, "prune_skipped",
+             absl::StrCat("No expert falls under the prune policy (", intent->why, ")."));
+    Touch(run, true);
+  }
+  if (!plan->empty()) Decide(run, *std::move(plan), "policy", intent->why);
+}
+
+void Coordinator::LayoutApplied(LiveRun* run, const OpenCommand& open) {
+  const uint64_t step = open.command.applied_step();
+  run->layout = open.command.set_layout();
+  run->record.set_last_layout_step(std::max(run->record.last_layout_step(), step));
+  if (run->record.first_layout_step() == 0) run->record.set_first_layout_step(step);
+  RestartPilot(run);
+
+  v1::RunSummary* summary = run->record.mutable_run()->mutable_summary();
+  summary->clear_experts_after();
+  for (const v1::LayerLayout& layer : run->layout.layers()) {
+    summary->add_experts_after(static_cast<uint32_t>(layer.experts_size()));
+  }
+  const auto it = run->open_decisions.find(open.command.decision_id());
+  if (it == run->open_decisions.end()) return;
+  v1::Decision& decision = it->second;
+  decision.set_state(v1::DECISION_STATE_APPLIED);
+  decision.set_applied_step(step);
+  if (open.heldout_loss_before.has_value())
+    decision.set_heldout_loss_before(*open.heldout_loss_before);
+  if (open.heldout_loss_after.has_value())
+    decision.set_heldout_loss_after(*open.heldout_loss_after);
+  ledger_->PutDecision(decision);
+  summary->set_experts_moved(summary->experts_moved() + decision.plan().experts_moved());
+  if (decision.plan().experts_pruned() > 0 && !summary->has_prune_step()) {
+    summary->set_prune_step(step);
+    if (open.heldout_loss_before.has_value())
+      summary->set_heldout_loss_before_prune(*open.heldout_loss_before);
+    if (open.heldout_loss_after.has_value())
+      summary->set_heldout_loss_after_prune(*open.heldout_loss_after);
+  }
+  AddEvent(run, v1::EVENT_SEVERITY_INFO, "decision_applied",
+           absl::StrCat("Every rank applied decision ", decision.decision_id(), " after step ",
+                        step, "."),
+           {{"decision_id", decision.decision_id()},
+            {"step", absl::StrCat(step)},
+            {"bytes_moved", absl::StrCat(open.bytes_moved)}});
+}
+
+void Coordinator::VerifyDecisions(LiveRun* run, bool stage_over) {
+  const v1::RunSpec& spec = run->record.run().spec();
+  for (auto it = run->open_decisions.begin(); it != run->open_decisions.end();) {
+    v1::Decision& decision = it->second;
+    const uint64_t applied = decision.applied_step();
+    const bool prunes = decision.plan().experts_pruned() > 0;
+    const uint64_t window = prunes ? spec.prune().window_steps() : spec.placement().window_steps();
+    const bool ripe = stage_over || run->progress.step() >= applied + window;
+    if (decision.state() != v1::DECISION_STATE_APPLIED || !ripe ||
+        run->progress.step() <= applied) {
+      ++it;
+      continue;
+    }
+    const auto stage = v1::STAGE_KIND_PRETRAIN;
+    const auto seconds = [](const StepFigure& figure) { return figure.step_seconds; };
+    auto realised = run->figures.Median(applied + 1, applied + window, stage, seconds);
+    if (!realised.has_value())
+      realised = run->figures.Mean(applied + 1, applied + window, stage, seconds);
+    const auto imbalance =
+        run->figures.Mean(applied + 1, applied + window, stage,
+                          [](const StepFigure& figure) { return figure.imbalance; });
+    if (!realised.has_value() || !imbalance.has_value()) {
+      ++it;
+      continue;
+    }
+    decision.set_state(v1::DECISION_STATE_VERIFIED);
+    decision.set_step_seconds_realised(*realised);
+    decision.set_imbalance_realised(*imbalance);
+    ledger_->PutDecision(decision);
+    AddEvent(
+        run, v1::EVENT_SEVERITY_INFO, "decision_verified",
+        absl::StrFormat("Decision %s: step %.4f s (predicted %.4f s), max/mean rank load %.3f "
+                        "(predicted %.3f).",
+                        decision.decision_id(), *realised, decision.plan().step_seconds_predicted(),
+                        *imbalance, decision.plan().imbalance_after()),
+        {{"decision_id", decision.decision_id()}});
+    it = run->open_decisions.erase(it);
+  }
+}
+
+void Coordinator::ListDecisions(v1::ListDecisionsRequest request,
+                                Done<v1::ListDecisionsResponse> done) {
+  OnReadPool<v1::ListDecisionsResponse>(
+      request.run_id(), done,
+      [this, request](LiveRun* run) -> std::function<absl::StatusOr<v1::ListDecisionsResponse>()> {
+        return [this, request, id = run->id()]() -> absl::StatusOr<v1::ListDecisionsResponse> {
+          ASSIGN_OR_RETURN(const std::string before, DecodePageToken(request.page_token()));
+          const size_t size = PageSize(request.page_size());
+          ASSIGN_OR_RETURN(auto decisions, ledger_->ReadDecisions(id, before, size + 1));
+          v1::ListDecisionsResponse response;
+          for (size_t i = 0; i < decisions.size() && i < size; ++i)
+            *response.add_decisions() = std::move(decisions[i]);
+          if (decisions.size() > size) {
+            response.set_next_page_token(
+                EncodePageToken(response.decisions(static_cast<int>(size) - 1).decision_id()));
+          }
+          return response;
+        };
+      });
+}
+
+void Coordinator::ExplainDecision(v1::ExplainDecisionRequest request,
+                                  Done<v1::ExplainDecisionResponse> done) {
+  OnReadPool<v1::ExplainDecisionResponse>(
+      request.run_id(), done,
+      [this,
+       request](LiveRun* run) -> std::function<absl::StatusOr<v1::ExplainDecisionResponse>()> {
+        return [this, request, id = run->id()]() -> absl::StatusOr<v1::ExplainDecisionResponse> {
+          auto decision = ledger_->ReadDecision(id, request.decision_id());
+          if (absl::IsNotFound(decision.status())) {
+            return absl::NotFoundError(absl::StrCat("decision_id: run ", id, " has no decision \"",
+                                                    request.decision_id(),
+                                                    "\"; list its decisions"));
+          }
+          RETURN_IF_ERROR(decision.status());
+          v1::ExplainDecisionResponse response;
+          *response.mutable_decision() = *std::move(decision);
+          return response;
+        };
+      });
+}
+
+}  // namespace espalier::coordinator

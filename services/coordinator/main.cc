@@ -1,0 +1,71 @@
+// espalier-coordinator: flags, then wiring: the ledger, the coordinator, its four services and one
+// server.
+#include <cstdio>
+#include <iostream>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "absl/time/time.h"
+#include "libs/observe/log.h"
+#include "libs/rpc/server.h"
+#include "services/coordinator/coordinator.h"
+#include "services/coordinator/services.h"
+
+namespace {
+
+int Fail(const absl::Status& status) {
+  std::cerr << "espalier-coordinator: " << status.message() << "\n";
+  return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  espalier::rpc::BlockTerminationSignals();
+  CLI::App app(
+      "Espalier's coordinator: takes runs, gives them to workers, records them and decides on "
+      "prunes and moves.");
+  espalier::rpc::ServerOptions server_options;
+  server_options.address = "127.0.0.1:7001";
+  espalier::coordinator::CoordinatorOptions options;
+  double lease_seconds = 10;
+  app.add_option("--listen", server_options.address,
+                 "host:port to serve gRPC on; port 0 takes a free one")
+      ->capture_default_str();
+  app.add_option("--data", options.data,
+                 "Directory that keeps runs, commands, decisions and loads (RocksDB)")
+      ->required();
+  app.add_flag("--insecure", server_options.insecure, "Serve plaintext beyond loopback");
+  app.add_option("--lease-seconds", lease_seconds, "Silence after which a worker counts as lost")
+      ->capture_default_str();
+  app.set_version_flag("--version", std::string("espalier-coordinator ") + ESPALIER_VERSION);
+  CLI11_PARSE(app, argc, argv);
+  espalier::observe::InitLogging(argv[0]);
+  options.lease = absl::Seconds(lease_seconds);
+
+  auto coordinator = espalier::coordinator::Coordinator::Start(options);
+  if (!coordinator.ok()) return Fail(coordinator.status());
+  const auto runs = espalier::coordinator::MakeRunService(coordinator->get());
+  const auto fleet = espalier::coordinator::MakeFleetService(coordinator->get());
+  const auto history = espalier::coordinator::MakeHistoryService(coordinator->get());
+  const auto plans = espalier::coordinator::MakePlanService(coordinator->get());
+  auto server = espalier::rpc::RpcServer::Start(
+      server_options, {runs.get(), fleet.get(), history.get(), plans.get()});
+  if (!server.ok()) return Fail(server.status());
+  (*server)->SetServing(true);
+  LOG(INFO) << "coordinator_listening address=" << (*server)->address() << " data=" << options.data;
+
+  bool serving = true;
+  espalier::rpc::WaitForTermination([&] {
+    const absl::Status health = (*coordinator)->health();
+    if (health.ok() != serving) {
+      serving = health.ok();
+      LOG(ERROR) << "health_changed serving=" << serving << " cause=" << health;
+      (*server)->SetServing(serving);
+    }
+    return false;
+  });
+  LOG(INFO) << "coordinator_stopping";
+  (*server)->Shutdown(absl::Seconds(2));
+  return 0;
+}
