@@ -1,5 +1,5 @@
-// TrainController and TraceScorer: what a trainer needs from the world outside. The worker service implements them over
-// gRPC, tests in memory.
+// TrainController and TraceScorer: what a trainer needs from the world outside. The worker service
+// implements them over gRPC, tests in memory.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,8 @@
 
 namespace espalier::train {
 
-// The slow loop as the fast loop sees it: nothing here blocks on the network. Implementations are thread-safe.
+// The slow loop as the fast loop sees it: nothing here blocks on the network. Implementations are
+// thread-safe.
 class TrainController {
  public:
   virtual ~TrainController() = default;
@@ -31,8 +32,8 @@ class TrainController {
 class TraceScorer {
  public:
   virtual ~TraceScorer() = default;
-  // Scores the traces of several groups (one request each). Waits, retries when the service is away, and fails with
-  // kUnavailable only after its deadline.
+  // Scores the traces of several groups (one request each). Waits, retries when the service is
+  // away, and fails with kUnavailable only after its deadline.
   virtual absl::StatusOr<std::vector<v1::ScoreBatchResponse>> Score(
       const std::vector<v1::ScoreBatchRequest>& groups) = 0;
 };

@@ -17,12 +17,14 @@ struct TrainerOptions {
 
 enum class TrainOutcome { kCompleted, kStopped };
 
-// Runs every stage of assignment.spec() on this rank and returns when the run is over. The step loop, at the end of each step:
-// the collective carries min(HighestContiguousSequence) and every command up to it is applied by every rank, then acked.
-// Errors: kAborted (cancelled or a peer was lost: worth a restart from the checkpoint), others are final (bad data, full
-// disk, corrupt checkpoint) and name what to do.
-absl::StatusOr<TrainOutcome> RunTrainer(const v1::Assignment& assignment, const TrainerOptions& options,
-                                        collective::Communicator& communicator, TrainController& controller,
-                                        TraceScorer& scorer);
+// Runs every stage of assignment.spec() on this rank and returns when the run is over. The step
+// loop, at the end of each step: the collective carries min(HighestContiguousSequence) and every
+// command up to it is applied by every rank, then acked. Errors: kAborted (cancelled or a peer was
+// lost: worth a restart from the checkpoint), others are final (bad data, full disk, corrupt
+// checkpoint) and name what to do.
+absl::StatusOr<TrainOutcome> RunTrainer(const v1::Assignment& assignment,
+                                        const TrainerOptions& options,
+                                        collective::Communicator& communicator,
+                                        TrainController& controller, TraceScorer& scorer);
 
 }  // namespace espalier::train

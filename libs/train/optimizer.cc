@@ -1,0 +1,104 @@
+// Dense gradients are read from the reduced buffer by AdamW itself: they are never copied back.
+#include "libs/train/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/adamw.h"
+#include "libs/base/status_macros.h"
+
+namespace espalier::train {
+namespace {
+// Large enough for the links' full bandwidth, small enough that a bucket stays in the cache while
+// it is summed.
+constexpr int64_t kBucketFloats = int64_t{1} << 20;
+}  // namespace
+
+Optimizer::Optimizer(model::Model<float>& model) : model_(model) { ParametersChanged(); }
+
+void Optimizer::ParametersChanged() {
+  parameters_ = model_.parameters();
+  dense_count_ = 0;
+  offsets_.clear();
+  int64_t offset = 0;
+  while (dense_count_ < parameters_.size() && !parameters_[dense_count_]->expert) {
+    offsets_.push_back(offset);
+    offset += parameters_[dense_count_++]->size();
+  }
+  reduced_.resize(model_.communicator().size() > 1 ? offset : 0);
+}
+
+void Optimizer::ResetMoments() {
+  for (model::Parameter<float>* parameter : parameters_) {
+    std::fill(parameter->moment1.begin(), parameter->moment1.end(), 0.0f);
+    std::fill(parameter->moment2.begin(), parameter->moment2.end(), 0.0f);
+  }
+}
+
+absl::Status Optimizer::ReduceDense() {
+  if (reduced_.empty()) return absl::OkStatus();
+  for (size_t i = 0; i < dense_count_; ++i) {
+    std::memcpy(reduced_.data() + offsets_[i], parameters_[i]->grad.data(),
+                parameters_[i]->grad.size() * sizeof(float));
+  }
+  const int64_t total = static_cast<int64_t>(reduced_.size());
+  for (int64_t begin = 0; begin < total; begin += kBucketFloats) {
+    const int64_t count = std::min(kBucketFloats, total - begin);
+    RETURN_IF_ERROR(model_.communicator().AllReduceSum(
+        std::span<float>(reduced_.data() + begin, static_cast<size_t>(count))));
+  }
+  return absl::OkStatus();
+}
+
+const float* Optimizer::GradientOf(size_t index) const {
+  if (index < dense_count_ && !reduced_.empty()) return reduced_.data() + offsets_[index];
+  return parameters_[index]->grad.data();
+}
+
+double Optimizer::DenseSquaredNorm() const {
+  double total = 0;
+  for (size_t i = 0; i < dense_count_; ++i) {
+    total += kernels::SquaredNorm(GradientOf(i), parameters_[i]->size(), model_.thread_pool());
+  }
+  return total;
+}
+
+double Optimizer::ExpertSquaredNorm() const {
+  double total = 0;
+  for (size_t i = dense_count_; i < parameters_.size(); ++i) {
+    total += kernels::SquaredNorm(GradientOf(i), parameters_[i]->size(), model_.thread_pool());
+  }
+  return total;
+}
+
+void Optimizer::Apply(const v1::OptimizerSpec& spec, double learning_rate, uint64_t update,
+                      double gradient_scale) {
+  const double count = static_cast<double>(update);
+  kernels::AdamWArgs<float> args;
+  args.lr = learning_rate;
+  args.beta1 = spec.beta1();
+  args.beta2 = spec.beta2();
+  args.eps = spec.epsilon();
+  args.correction1 = 1.0 - std::pow(args.beta1, count);
+  args.correction2 = 1.0 - std::pow(args.beta2, count);
+  args.grad_scale = gradient_scale;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    model::Parameter<float>& parameter = *parameters_[i];
+    parameter.moment1.resize(parameter.value.size());
+    parameter.moment2.resize(parameter.value.size());
+    args.value = parameter.value.data();
+    args.grad = GradientOf(i);
+    args.moment1 = parameter.moment1.data();
+    args.moment2 = parameter.moment2.data();
+    args.n = parameter.size();
+    args.weight_decay = parameter.decay ? spec.weight_decay() : 0.0;
+    kernels::AdamW(args, model_.thread_pool());
+  }
+}
+
+double ClipScale(double norm, double clip_norm) {
+  return clip_norm > 0 && norm > clip_norm ? clip_norm / norm : 1.0;
+}
+
+}  // namespace espalier::train

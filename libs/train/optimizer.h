@@ -1,0 +1,53 @@
+// Optimizer: dense gradients summed over ranks, the global gradient norm, and AdamW over the
+// parameters of one rank.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "espalier/v1/run_spec.pb.h"
+#include "libs/model/model.h"
+
+namespace espalier::train {
+
+// Used in this order once per update: ReduceDense, then the norms, then Apply or nothing (a skipped
+// update). Moments live in the parameters, so they move and are saved with them. Not thread-safe.
+class Optimizer {
+ public:
+  explicit Optimizer(model::Model<float>& model);
+
+  // Parameters moved or went: call after every ApplyLayout.
+  void ParametersChanged();
+  // Every moment becomes zero, as at the start of a stage.
+  void ResetMoments();
+
+  // Sums the gradients of the dense parameters over all ranks, bucket by bucket through one flat
+  // buffer. (collective)
+  absl::Status ReduceDense();
+
+  // Of the reduced dense gradients (equal on all ranks), and of the gradients of this rank's own
+  // experts.
+  double DenseSquaredNorm() const;
+  double ExpertSquaredNorm() const;
+
+  // One AdamW step with every gradient multiplied by `gradient_scale`. `update` counts from 1 since
+  // ResetMoments.
+  void Apply(const v1::OptimizerSpec& spec, double learning_rate, uint64_t update,
+             double gradient_scale);
+
+ private:
+  const float* GradientOf(size_t index) const;
+
+  model::Model<float>& model_;
+  std::vector<model::Parameter<float>*> parameters_;  // dense ones first
+  size_t dense_count_ = 0;
+  // Reduced dense gradients, back to back; empty with one rank, whose gradients are already whole.
+  std::vector<float> reduced_;
+  std::vector<int64_t> offsets_;  // of each dense parameter in reduced_
+};
+
+// Factor that brings a gradient of this norm down to `clip_norm` (0: never).
+double ClipScale(double norm, double clip_norm);
+
+}  // namespace espalier::train

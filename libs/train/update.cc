@@ -1,0 +1,85 @@
+// The step's own collective: after the dense gradients, one exchange carries loss, norm, loads and
+// the commands that each rank holds.
+#include "libs/train/update.h"
+
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "libs/base/status_macros.h"
+#include "libs/train/exchange.h"
+
+namespace espalier::train {
+namespace {
+
+void CountSkip(RunState& state, const UpdateResult& result) {
+  ++state.progress.skipped_steps;
+  SendEvent(state, v1::EVENT_SEVERITY_WARNING, "step_skipped",
+            absl::StrCat("Loss or gradient of step ", state.progress.step + 1,
+                         " is not finite; no weight was changed. A lower learning rate may help."),
+            {{"step", absl::StrCat(state.progress.step + 1)},
+             {"loss", FormatDouble(result.loss)},
+             {"gradient_norm", FormatDouble(result.gradient_norm)}});
+}
+
+}  // namespace
+
+absl::StatusOr<UpdateResult> RunUpdate(RunState& state, const UpdateRequest& request) {
+  model::Model<float>& model = *state.model;
+  model.ZeroGradients();
+  double local_loss = 0;
+  RETURN_IF_ERROR(model.ForwardBackward(
+      *request.batch,
+      [&](std::span<const float> logps, std::span<float> dlogps) {
+        local_loss = request.loss(logps, dlogps);
+      },
+      static_cast<float>(request.aux_scale)));
+  state.loads.Add(model.route_counts());
+
+  const absl::Time sync_start = absl::Now();
+  RETURN_IF_ERROR(state.optimizer->ReduceDense());
+  Exchange exchange(state.communicator);
+  const int loss = exchange.AddReal(local_loss);
+  const int expert_norm = exchange.AddReal(state.optimizer->ExpertSquaredNorm());
+  const int sequence = exchange.AddMin(static_cast<int64_t>(LocalSequence(state)));
+  const int tokens = exchange.AddSum(static_cast<int64_t>(request.batch->tokens.size()));
+  state.loads.Pack(&exchange);
+  RETURN_IF_ERROR(exchange.Run());
+  state.loads.Unpack(exchange);
+
+  UpdateResult result;
+  result.loss = exchange.Total(loss);
+  result.agreed_sequence = static_cast<uint64_t>(exchange.Min(sequence));
+  result.tokens = exchange.Sum(tokens);
+  // A gradient that is not finite makes the norm so: squares of finite floats cannot overflow a
+  // double.
+  result.gradient_norm =
+      std::sqrt(state.optimizer->DenseSquaredNorm() + exchange.Total(expert_norm));
+  result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.gradient_norm);
+  const absl::Time optimizer_start = absl::Now();
+  state.phases.set_gradient_sync_seconds(state.phases.gradient_sync_seconds() +
+                                         absl::ToDoubleSeconds(optimizer_start - sync_start));
+  if (result.skipped) {
+    CountSkip(state, result);
+    return result;
+  }
+  state.optimizer->Apply(*request.optimizer, request.learning_rate, ++state.progress.updates,
+                         ClipScale(result.gradient_norm, request.optimizer->clip_norm()));
+  state.phases.set_optimizer_seconds(state.phases.optimizer_seconds() +
+                                     absl::ToDoubleSeconds(absl::Now() - optimizer_start));
+  return result;
+}
+
+double CrossEntropy(std::span<const int32_t> targets, std::span<const float> logps,
+                    double global_targets, std::span<float> dlogps) {
+  double loss = 0;
+  const float slope = static_cast<float>(-1.0 / global_targets);
+  for (size_t i = 0; i < targets.size(); ++i) {
+    if (targets[i] < 0) continue;
+    loss -= logps[i];
+    dlogps[i] = slope;
+  }
+  return loss / global_targets;
+}
+
+}  // namespace espalier::train
