@@ -87,11 +87,11 @@ absl::StatusOr<bool> CommandRunner::ApplyHistory(Stage& stage) {
     last = known->first;
   }
   if (last > static_cast<uint64_t>(exchange.Min(held))) {
-    return absl::FailedPreconditionError(
+    return MarkAgreed(absl::FailedPreconditionError(
         absl::StrCat("commands up to ", last,
                      " were applied before this restart, but a rank holds "
                      "only those up to ",
-                     exchange.Min(held)));
+                     exchange.Min(held))));
   }
   return ApplyUpTo(last, stage);
 }

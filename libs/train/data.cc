@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "libs/base/status_macros.h"
 #include "libs/text/corpus.h"
-#include "libs/train/exchange.h"
+#include "libs/train/aside.h"
 
 namespace espalier::train {
 namespace {
@@ -113,13 +113,11 @@ absl::StatusOr<RunData> PrepareData(const v1::RunSpec& spec, const std::string& 
                                     size_t first_stage, const std::string& tokenizer_json,
                                     collective::Communicator& communicator) {
   RunData data;
-  absl::Status read;
-  if (communicator.rank() == 0) {
-    auto result = ReadOnRoot(spec, data_root, first_stage, tokenizer_json);
-    read = result.status();
-    if (result.ok()) data = *std::move(result);
-  }
-  RETURN_IF_ERROR(AgreeStatus(communicator, read));
+  RETURN_IF_ERROR(RunAside(communicator, [&]() -> absl::Status {
+    if (communicator.rank() != 0) return absl::OkStatus();
+    ASSIGN_OR_RETURN(data, ReadOnRoot(spec, data_root, first_stage, tokenizer_json));
+    return absl::OkStatus();
+  }));
   if (communicator.size() == 1) return data;
   RETURN_IF_ERROR(communicator.Broadcast(0, &data.tokenizer_json));
   RETURN_IF_ERROR(BroadcastTokens(communicator, &data.train));
