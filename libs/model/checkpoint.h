@@ -1,4 +1,5 @@
-// Checkpoints: a model with its optimizer moments and layout in a folder of safetensors files and a manifest.
+// Checkpoints: a model with its optimizer moments and layout in a folder of safetensors files and a
+// manifest.
 #pragma once
 
 #include <cstdint>
@@ -13,32 +14,38 @@ namespace espalier::model {
 // What a checkpoint holds beside the tensors.
 struct CheckpointState {
   ModelConfig config;
-  ExpertLayout layout;                  // ranks of the run that wrote it; masks included
-  uint64_t step = 0;                    // steps finished
-  uint64_t last_applied_sequence = 0;   // commands up to here are contained
+  ExpertLayout layout;                 // ranks of the run that wrote it; masks included
+  uint64_t step = 0;                   // steps finished
+  uint64_t last_applied_sequence = 0;  // commands up to here are contained
   std::string tokenizer_json;
-  std::string trainer_json;             // opaque to this layer
+  std::string trainer_json;  // opaque to this layer
 };
 
-// Writes `path` (a folder that must not exist yet): every rank its file beside the others in `path`.tmp, synced, each with
-// a SHA-256 or CRC-32C in the manifest; then rank 0 writes the manifest and renames. A failure (disk full) leaves no `path` behind,
-// removes the partial folder and is the same error on every rank. (collective)
-absl::Status WriteCheckpoint(Model<float>& model, const CheckpointState& state, const std::string& path);
+// Writes `path` (a folder that must not exist yet): every rank its file beside the others in
+// `path`.tmp, synced, each with a SHA-256 or CRC-32C in the manifest; then rank 0 writes the
+// manifest and renames. A failure (disk full) leaves no `path` behind, removes the partial folder
+// and is the same error on every rank. (collective)
+absl::Status WriteCheckpoint(Model<float>& model, const CheckpointState& state,
+                             const std::string& path);
 
 // Manifest alone. NotFound, or DataLoss naming the file that is damaged or missing.
 absl::StatusOr<CheckpointState> ReadCheckpointState(const std::string& path);
 
-// Fills the model's parameters and moments from `path`; the model was created with the same config and experts alive, over any number
-// of ranks and any placement. Every file read is checked against its checksum: DataLoss names it. (each rank by itself)
+// Fills the model's parameters and moments from `path`; the model was created with the same config
+// and experts alive, over any number of ranks and any placement. Every file read is checked against
+// its checksum: DataLoss names it. (each rank by itself)
 absl::Status LoadCheckpoint(Model<float>& model, const std::string& path);
 
-// The same experts spread over another number of ranks: unchanged when it fits, else equal contiguous shares.
+// The same experts spread over another number of ranks: unchanged when it fits, else equal
+// contiguous shares.
 ExpertLayout FitLayout(const ExpertLayout& layout, int rank_count);
 
-// Newest complete checkpoint ("step-00000042") in `directory`, or "" when there is none; partial ones are skipped.
+// Newest complete checkpoint ("step-00000042") in `directory`, or "" when there is none; partial
+// ones are skipped.
 std::string NewestCheckpoint(const std::string& directory);
 std::string CheckpointName(uint64_t step);
-// Removes all but the newest `keep` complete ones, and leftovers of interrupted writes older than the newest.
+// Removes all but the newest `keep` complete ones, and leftovers of interrupted writes older than
+// the newest.
 absl::Status PruneCheckpoints(const std::string& directory, int keep);
 
 }  // namespace espalier::model
