@@ -61,8 +61,7 @@ struct GroupedGradientArgs {
 template <typename T>
 void GroupedGradient(const GroupedGradientArgs<T>& args, base::ThreadPool& pool);
 
-// Tells the BLAS to use one thread a call: the ThreadPool is what runs several. Call once before
-// the first product.
+// Tells the BLAS to use one thread a call: the ThreadPool is what runs several. Call once before the first product.
 void LimitBlasThreads();
 
 #define ESPALIER_EXTERN_MATMUL(T)                                                        \

@@ -2,12 +2,14 @@
 // over a KV cache.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/cpu/loops.h"
-#include "kernels/matmul.h"
 #include "kernels/permute.h"
+#include "kernels/sampling.h"
 #include "libs/base/status_macros.h"
+#include "libs/model/linear.h"
 #include "libs/model/model_impl.h"
 #include "libs/model/random.h"
 
@@ -60,35 +62,83 @@ std::vector<kernels::KvCache<T>> MakeCaches(const ModelConfig& config, int64_t s
   return caches;
 }
 
-struct Choice {
-  int32_t token;
-  double logp;
-};
-
-// Draws from one row of logits with the random number `uniform` in (0, 1); `weights` is scratch
-// [vocabulary].
-template <typename T>
-Choice Draw(const T* logits, int64_t vocabulary, double temperature, double uniform, T* weights) {
-  const kernels::Loops<T>& loops = kernels::BestLoops<T>();
-  int64_t token = 0;
-  if (temperature == 0) {
-    token = std::max_element(logits, logits + vocabulary) - logits;
-  } else {
-    double rest = uniform * loops.sampling_weights(logits, vocabulary,
-                                                   static_cast<T>(1.0 / temperature), weights);
-    // Rounding may leave a little over at the end: the last token with any weight takes it.
-    for (int64_t i = 0; i < vocabulary; ++i) {
-      if (weights[i] <= 0) continue;
-      token = i;
-      rest -= weights[i];
-      if (rest < 0) break;
+// The sequences of one call: what each has so far, and which still go on.
+struct Progress {
+  explicit Progress(std::span<const std::vector<int32_t>> prompts) : samples(prompts.size()) {
+    for (const std::vector<int32_t>& prompt : prompts) {
+      active.push_back(static_cast<int32_t>(active.size()));
+      lengths.push_back(static_cast<int32_t>(prompt.size()));
     }
   }
-  return {static_cast<int32_t>(token),
-          static_cast<double>(logits[token]) - loops.log_sum_exp(logits, vocabulary, nullptr)};
+
+  std::vector<Sample> samples;
+  std::vector<int32_t> active;   // sequences that go on, ascending
+  std::vector<int32_t> lengths;  // tokens of each sequence that are in the cache
+};
+
+// Takes the tokens drawn for the active sequences; those that are done leave `active`.
+void TakeTokens(const SampleOptions& options, std::span<const int32_t> tokens,
+                std::span<const float> logps, Progress& progress) {
+  size_t going_on = 0;
+  for (size_t i = 0; i < progress.active.size(); ++i) {
+    Sample& sample = progress.samples[progress.active[i]];
+    sample.tokens.push_back(tokens[i]);
+    sample.logps.push_back(logps[i]);
+    if (tokens[i] == options.end_token) continue;
+    if (static_cast<int>(sample.tokens.size()) == options.max_new_tokens) {
+      sample.truncated = true;
+      continue;
+    }
+    progress.active[going_on++] = progress.active[i];
+  }
+  progress.active.resize(going_on);
+}
+
+// What the decode step of the active sequences reads: their newest token, its position, and the
+// cached length with it.
+struct DecodeRows {
+  std::vector<int32_t> tokens, positions, lengths;
+};
+DecodeRows NextRows(Progress& progress) {
+  DecodeRows rows;
+  for (const int32_t sequence : progress.active) {
+    rows.tokens.push_back(progress.samples[sequence].tokens.back());
+    rows.positions.push_back(progress.lengths[sequence]);
+    rows.lengths.push_back(++progress.lengths[sequence]);
+  }
+  return rows;
+}
+
+Batch PackPrompts(std::span<const std::vector<int32_t>> prompts) {
+  Batch batch{.starts = {0}};
+  for (const std::vector<int32_t>& prompt : prompts) {
+    batch.tokens.insert(batch.tokens.end(), prompt.begin(), prompt.end());
+    batch.starts.push_back(static_cast<int64_t>(batch.tokens.size()));
+  }
+  return batch;
 }
 
 }  // namespace
+
+template <typename T>
+void ModelImpl<T>::SampleRows(std::span<const int32_t> rows, std::span<const double> uniform,
+                              double temperature, std::span<int32_t> tokens,
+                              std::span<float> logps) {
+  const PhaseTimer timer(&seconds_.head);
+  const int64_t count = static_cast<int64_t>(rows.size());
+  T* hidden = head_hidden_.Get(count * config_.width);
+  kernels::GatherRows(hidden_.data(), rows.data(), hidden, count, config_.width, pool_);
+  T* logits = logits_.Get(count * config_.vocabulary);
+  Linear(hidden, weights_.head(), logits, count, Write::kReplace, pool_);
+  kernels::SampleTokens(kernels::SampleArgs<T>{.logits = logits,
+                                               .uniform = uniform.data(),
+                                               .token = tokens.data(),
+                                               .logp = logps.data(),
+                                               .rows = count,
+                                               .vocabulary = config_.vocabulary,
+                                               .temperature = temperature},
+                        scratch_.wide, pool_);
+}
 
 template <typename T>
 absl::StatusOr<std::vector<Sample>> ModelImpl<T>::Generate(
@@ -96,94 +146,50 @@ absl::StatusOr<std::vector<Sample>> ModelImpl<T>::Generate(
     const SampleOptions& options) {
   RETURN_IF_ERROR(Agree(ValidateRequest(config_, prompts, streams, options)));
   ClearRouteCounts();
-  const int64_t sequences = static_cast<int64_t>(prompts.size()), vocabulary = config_.vocabulary;
-  Batch batch{.starts = {0}};
-  size_t longest = 1;
-  for (const std::vector<int32_t>& prompt : prompts) {
-    batch.tokens.insert(batch.tokens.end(), prompt.begin(), prompt.end());
-    batch.starts.push_back(static_cast<int64_t>(batch.tokens.size()));
-    longest = std::max(longest, prompt.size());
-  }
-  const int64_t capacity = static_cast<int64_t>(longest) + options.max_new_tokens;
+  Progress progress(prompts);
+  const Batch batch = PackPrompts(prompts);
+  Pass<T> prefill = PackedPass(batch);
+  int64_t longest = 1;
+  for (const int32_t length : progress.lengths) longest = std::max<int64_t>(longest, length);
+  const int64_t capacity = longest + options.max_new_tokens;
+  rope_.Reserve(capacity);
   kernels::Buffer<T> cache_storage;
   const std::vector<kernels::KvCache<T>> caches =
-      MakeCaches(config_, sequences, capacity, cache_storage);
-  Pass<T> pass = PackedPass(batch);
-  pass.caches = caches;
-  rope_.Reserve(capacity);
-  RETURN_IF_ERROR(RunLayers(pass, batch.tokens, Keep::kNothing));
+      MakeCaches(config_, static_cast<int64_t>(prompts.size()), capacity, cache_storage);
+  prefill.caches = caches;
+  RETURN_IF_ERROR(RunLayers(prefill, batch.tokens, Keep::kNothing));
 
   // The rows of hidden_ that predict the next token of each active sequence: the last of each
   // prompt, later all.
-  std::vector<int32_t> active(sequences), lengths(sequences), rows(sequences), tokens(sequences),
-      positions;
-  for (int64_t i = 0; i < sequences; ++i) {
-    active[i] = static_cast<int32_t>(i);
-    lengths[i] = static_cast<int32_t>(prompts[i].size());
+  std::vector<int32_t> rows(prompts.size());
+  for (size_t i = 0; i < prompts.size(); ++i)
     rows[i] = static_cast<int32_t>(batch.starts[i + 1] - 1);
-  }
-  std::vector<Sample> samples(sequences);
-  kernels::Buffer<T> hidden, weights;
-  T* weight_rows = weights.Get(vocabulary * pool_.threads());
-  for (int step = 0;; ++step) {
-    const int64_t count = static_cast<int64_t>(active.size());
-    {
-      const PhaseTimer timer(&seconds_.head);
-      T* last = hidden.Get(count * config_.width);
-      kernels::GatherRows(hidden_.data(), rows.data(), last, count, config_.width, pool_);
-      T* logits = logits_.Get(count * vocabulary);
-      kernels::Matmul(kernels::MatmulArgs<T>{.product = kernels::Product::kNT,
-                                             .a = last,
-                                             .b = weights_.head().value.data(),
-                                             .c = logits,
-                                             .m = count,
-                                             .n = vocabulary,
-                                             .k = config_.width},
-                      pool_);
-      pool_.ForTasks(count, [&](int64_t row, int thread) {
-        Sample& sample = samples[active[row]];
-        const double uniform = CounterRandom(options.seed, streams[active[row]]).Uniform(step);
-        const Choice choice = Draw(logits + row * vocabulary, vocabulary, options.temperature,
-                                   uniform, weight_rows + thread * vocabulary);
-        sample.tokens.push_back(choice.token);
-        sample.logps.push_back(static_cast<float>(choice.logp));
-      });
+  for (uint64_t step = 0;; ++step) {
+    const size_t count = progress.active.size();
+    std::vector<double> uniform(count);
+    for (size_t i = 0; i < count; ++i) {
+      uniform[i] = CounterRandom(options.seed, streams[progress.active[i]]).Uniform(step);
     }
-    // Those that go on move to the front.
-    int64_t going_on = 0;
-    for (const int32_t sequence : active) {
-      Sample& sample = samples[sequence];
-      if (sample.tokens.back() == options.end_token) continue;
-      if (step + 1 == options.max_new_tokens) {
-        sample.truncated = true;
-        continue;
-      }
-      active[going_on++] = sequence;
-    }
-    active.resize(going_on);
+    std::vector<int32_t> tokens(count);
+    std::vector<float> logps(count);
+    SampleRows(rows, uniform, options.temperature, std::span<int32_t>(tokens),
+               std::span<float>(logps));
+    TakeTokens(options, tokens, logps, progress);
     // Ranks whose sequences are done still hold experts that the others need.
-    int64_t anywhere = going_on;
+    int64_t anywhere = static_cast<int64_t>(progress.active.size());
     if (communicator_->size() > 1)
       RETURN_IF_ERROR(communicator_->AllReduceSum(std::span<int64_t>(&anywhere, 1)));
-    if (anywhere == 0) return samples;
+    if (anywhere == 0) return std::move(progress.samples);
 
-    tokens.resize(going_on);
-    rows.resize(going_on);
-    positions.resize(going_on);
-    std::vector<int32_t> cached(going_on);
-    for (int64_t i = 0; i < going_on; ++i) {
-      const int32_t sequence = active[i];
-      tokens[i] = samples[sequence].tokens.back();
-      positions[i] = lengths[sequence];
-      cached[i] = ++lengths[sequence];
-      rows[i] = static_cast<int32_t>(i);
-    }
-    const Pass<T> decode{.tokens = going_on,
-                         .positions = positions,
+    const DecodeRows next = NextRows(progress);
+    const Pass<T> decode{.tokens = static_cast<int64_t>(next.tokens.size()),
+                         .positions = next.positions,
                          .caches = caches,
-                         .cache_rows = active,
-                         .lengths = cached};
-    RETURN_IF_ERROR(RunLayers(decode, tokens, Keep::kNothing));
+                         .cache_rows = progress.active,
+                         .lengths = next.lengths};
+    RETURN_IF_ERROR(RunLayers(decode, next.tokens, Keep::kNothing));
+    rows.resize(next.tokens.size());
+    std::iota(rows.begin(), rows.end(), 0);
   }
 }
 

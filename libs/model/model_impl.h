@@ -71,6 +71,9 @@ class ModelImpl final : public Model<T> {
   // The head over the rows that matter: those with a target, or all when entropies are wanted.
   void RunHead(const Batch& batch, bool keep_logits, T* logps, T* entropies);
   void RunHeadBackward(const Batch& batch, std::span<const T> dlogps);
+  // Draws a token for each of the named rows of hidden_.
+  void SampleRows(std::span<const int32_t> rows, std::span<const double> uniform,
+                  double temperature, std::span<int32_t> tokens, std::span<float> logps);
   kernels::HeadArgs<T> HeadArgsOf(int64_t rows);
 
   const ModelConfig config_;
