@@ -160,7 +160,6 @@ absl::StatusOr<bool> Run::RunSteps(Stage& stage) {
     ASSIGN_OR_RETURN(const bool stopped, AfterStep(stage, result.agreed_sequence));
     if (stopped) return true;
   }
-  RETURN_IF_ERROR(EvaluateAndReport(stage, EvaluationPhase::kAfter));
   reporter_.Flush();
   return false;
 }
@@ -168,14 +167,16 @@ absl::StatusOr<bool> Run::RunSteps(Stage& stage) {
 absl::StatusOr<bool> Run::AfterStep(Stage& stage, uint64_t agreed_sequence) {
   const uint64_t step = state_.progress.step_in_stage;
   const bool last = step == stage.steps();
-  // The last step's evaluation is the stage's own, and the checkpoint at its end is the next
-  // stage's start.
-  if (!last && stage.eval_every() > 0 && step % stage.eval_every() == 0) {
+  // Before any command: the figure belongs to the step's own report.
+  if (last) {
+    RETURN_IF_ERROR(EvaluateAndReport(stage, EvaluationPhase::kAfter));
+  } else if (stage.eval_every() > 0 && step % stage.eval_every() == 0) {
     RETURN_IF_ERROR(EvaluateAndReport(stage, EvaluationPhase::kDuring));
   }
   ASSIGN_OR_RETURN(const bool stopped, commands_.ApplyUpTo(agreed_sequence, stage));
   if (stopped) return true;
-  if (!last) reporter_.FlushIfDue();
+  reporter_.FlushIfDue();
+  // The checkpoint at the end of a stage is written as the start of the next one.
   const uint64_t every = state_.spec.checkpoints().every_steps();
   if (!last && every > 0 && state_.progress.step % every == 0) {
     RETURN_IF_ERROR(checkpointer_.WriteOrReport());

@@ -220,6 +220,24 @@ TEST_F(TrainCommands, StopLeavesACheckpointThatContinuesTheCurve) {
   }
 }
 
+TEST_F(TrainCommands, AStopAtTheLastStepKeepsTheLastEvaluation) {
+  AddFinetune(&request_.spec, 2);
+  request_.plan.commands = {Stop(1)};
+  ArriveEverywhere(9, 1);
+  const RunRecord stopped = RunOnRanks(request_);
+  ASSERT_TRUE(stopped.Ok(TrainOutcome::kStopped));
+  EXPECT_EQ(AgreedStep(stopped, 1), 10u);
+  EXPECT_EQ(stopped.HeldoutLosses().count(10), 1u);
+  request_.plan = {};
+  request_.assigned = {Stop(1)};
+  request_.checkpoint = stopped.AckOf(0, 1).path();
+  const RunRecord rest = RunOnRanks(request_);
+  ASSERT_TRUE(rest.Ok());
+  EXPECT_EQ(rest.Losses().begin()->first, 11u);
+  EXPECT_EQ(rest.Losses().size(), 2u);
+  EXPECT_EQ(rest.Events("heldout_evaluated").size(), 1u);  // finetuning's own
+}
+
 TEST_F(TrainCommands, StopWithoutAPlaceForItsCheckpointIsAnError) {
   std::ofstream(folder_.path() + "/runs") << "in the way";
   request_.plan.commands = {Stop(1)};
