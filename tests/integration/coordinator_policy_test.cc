@@ -57,7 +57,7 @@ TEST(CoordinatorPolicy, PrunesStableLayersOnceAndPlacesTheRestInTheSameCommand) 
   pair.StepAndApply(25);
   EXPECT_TRUE(harness.Decisions(pair.id).empty())
       << "two windows are one comparison: not stable yet";
-  pair.StepAndApply(15);
+  pair.StepAndApply(10);
   ASSERT_EQ(pair.run.applied.size(), 1u);
   const v1::Command command = pair.run.applied[0];
   EXPECT_EQ(command.sequence(), 1u);
@@ -78,7 +78,8 @@ TEST(CoordinatorPolicy, PrunesStableLayersOnceAndPlacesTheRestInTheSameCommand) 
   EXPECT_LT(decisions[0].plan().step_seconds_predicted(),
             decisions[0].plan().step_seconds_before());
   EXPECT_TRUE(decisions[0].plan().layers(0).stable());
-  EXPECT_EQ(decisions[0].state(), v1::DECISION_STATE_APPLIED);
+  EXPECT_EQ(decisions[0].state(), v1::DECISION_STATE_APPLIED)
+      << "its window of 10 steps is not over";
   const uint64_t applied = decisions[0].applied_step();
   EXPECT_EQ(decisions[0].heldout_loss_before(), 2.5);
   EXPECT_EQ(decisions[0].heldout_loss_after(), 2.6);
@@ -194,7 +195,6 @@ TEST(CoordinatorPolicy, MovesExpertsWithoutPruningWhenOnlyPlacementIsOn) {
 TEST(CoordinatorPolicy, ARefusedCommandFailsItsDecisionAndIsNotRepeated) {
   Harness harness(absl::Seconds(30));
   Pair pair(&harness, PruningSpec());
-  v1::RunSpec spec = PruningSpec();
   pair.StepAndApply(45, "not enough memory on rank 1");
   const auto decisions = harness.Decisions(pair.id);
   ASSERT_FALSE(decisions.empty());
