@@ -127,12 +127,6 @@ class ReinforceStage final : public Stage {
     return (spec_.prompts() + ranks - 1) / ranks;
   }
 
-  bool CarriesGradient(const RolloutTrace& trace) const {
-    if (trace.score.verdict() == v1::VERDICT_ABSTAIN || trace.sample.tokens.empty()) return false;
-    return !trace.sample.truncated ||
-           spec_.reward().length_shaping() == v1::LENGTH_SHAPING_OVERLONG;
-  }
-
   // Groups are dealt to the updates in turn, by their number over all ranks.
   std::vector<PolicyBatch> MakeBatches(const Rollout& rollout, int64_t* abstained) const {
     std::vector<PolicyBatch> batches(spec_.minibatches());
@@ -147,7 +141,9 @@ class ReinforceStage final : public Stage {
       const std::vector<double> advantages = GroupAdvantages(rewards, scored);
       PolicyBatch& policy = batches[group.index % spec_.minibatches()];
       for (size_t i = 0; i < group.traces.size(); ++i) {
-        if (advantages[i] == 0 || !CarriesGradient(group.traces[i])) continue;
+        if (advantages[i] == 0 ||
+            !CarriesGradient(group.traces[i], spec_.reward().length_shaping()))
+          continue;
         AppendTrace(group, group.traces[i].sample, advantages[i], &policy);
       }
     }

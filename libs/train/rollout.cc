@@ -91,6 +91,11 @@ absl::Status ScoreGroups(RunState& state, const v1::ReinforceStage& spec,
 
 }  // namespace
 
+bool CarriesGradient(const RolloutTrace& trace, v1::LengthShaping shaping) {
+  if (trace.score.verdict() == v1::VERDICT_ABSTAIN || trace.sample.tokens.empty()) return false;
+  return !trace.sample.truncated || shaping == v1::LENGTH_SHAPING_OVERLONG;
+}
+
 absl::StatusOr<Rollout> RunRollout(RunState& state, const v1::ReinforceStage& spec,
                                    const RolloutRequest& request, bool count_loads) {
   const text::TaskOptions task = ToTaskOptions(state.spec.data().task());

@@ -29,6 +29,10 @@ struct RolloutTrace {
   v1::Score score;
 };
 
+// False for a trace without verdict, and for one that the length limit cut off unless the reward
+// shapes overlong traces.
+bool CarriesGradient(const RolloutTrace& trace, v1::LengthShaping shaping);
+
 struct RolloutGroup {
   int64_t index = 0;  // of the problem within the request, over all ranks
   std::vector<int32_t> prompt;

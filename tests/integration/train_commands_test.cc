@@ -271,6 +271,17 @@ TEST_F(TrainCommands, CommandsWorkInAPause) {
   EXPECT_EQ(run.Losses().size(), 10u);
 }
 
+TEST_F(TrainCommands, ARankToldToLeaveInAPauseLeaves) {
+  request_.plan.commands = {Pause(1)};
+  ArriveEverywhere(2, 1);
+  request_.plan.cancel_after_ack = 1;
+  const RunRecord run = RunOnRanks(request_);
+  for (const auto& outcome : run.outcomes) {
+    EXPECT_TRUE(absl::IsAborted(outcome.status()) || absl::IsUnavailable(outcome.status()))
+        << outcome.status();
+  }
+}
+
 TEST_F(TrainCommands, StopEndsAPause) {
   request_.plan.commands = {Pause(1), Stop(2)};
   ArriveEverywhere(2, 1);

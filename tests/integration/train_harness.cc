@@ -43,6 +43,7 @@ void MemoryController::Ack(v1::CommandAck ack) {
   std::lock_guard<std::mutex> lock(mutex_);
   const auto next = plan_.after_ack.find(ack.sequence());
   if (next != plan_.after_ack.end()) held_ = std::max(held_, next->second);
+  if (plan_.cancel_after_ack > 0 && ack.sequence() >= plan_.cancel_after_ack) cancelled_ = true;
   acks.push_back(std::move(ack));
 }
 
@@ -117,7 +118,7 @@ absl::StatusOr<std::vector<v1::ScoreBatchResponse>> LocalScorer::Score(
     for (const v1::Trace& trace : group.traces()) {
       v1::Score* score = response.add_scores();
       score->set_total(reward_(trace));
-      score->set_verdict(v1::VERDICT_CORRECT);
+      score->set_verdict(abstains ? v1::VERDICT_ABSTAIN : v1::VERDICT_CORRECT);
     }
   }
   return responses;

@@ -29,6 +29,8 @@ struct CommandPlan {
   std::map<uint64_t, uint64_t> after_ack;
   // The rank is told to leave once it has reported this step; 0 never.
   uint64_t cancel_after_step = 0;
+  // Likewise once it has acked this command.
+  uint64_t cancel_after_ack = 0;
 };
 
 // What one rank said. Thread-safe.
@@ -67,6 +69,8 @@ class LocalScorer final : public TraceScorer {
 
   // Fails from this call on; -1 never.
   std::atomic<int> fail_after_calls{-1};
+  // No trace gets a verdict.
+  std::atomic<bool> abstains{false};
 
  private:
   std::function<double(const v1::Trace&)> reward_;

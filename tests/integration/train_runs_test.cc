@@ -204,6 +204,43 @@ TEST_F(TrainRuns, PolicyGradientRaisesTheReward) {
             std::stod(evaluations[0].fields().at("mean_reward")) + 0.1);
 }
 
+TEST_F(TrainRuns, TracesWithoutVerdictTeachNothing) {
+  v1::RunSpec spec = TinySpec();
+  AddReinforce(&spec, 2);
+  LocalScorer scorer(
+      [](const v1::Trace& trace) { return static_cast<double>(trace.text().size()); });
+  scorer.abstains = true;
+  RunRequest request;
+  request.ranks = 2;
+  request.spec = spec;
+  request.data_root = folder_.path();
+  request.scorer = &scorer;
+  const RunRecord run = RunOnRanks(request);
+  ASSERT_TRUE(run.Ok());
+  ASSERT_EQ(run.ranks[0]->reports.size(), 2u);
+  for (const v1::StepReport& report : run.ranks[0]->reports) {
+    EXPECT_EQ(report.metrics().gradient_norm(), 0.0);
+    EXPECT_EQ(report.metrics().reinforce().accuracy(), 0.0);
+  }
+  const auto events = run.Events("reward_abstained");
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_EQ(events[0].fields().at("traces"), "24");
+}
+
+TEST_F(TrainRuns, OnlyTheNewestCheckpointsStay) {
+  v1::RunSpec spec = TinySpec();
+  AddPretrain(&spec, 7);
+  spec.mutable_checkpoints()->set_every_steps(2);
+  spec.mutable_checkpoints()->set_keep(2);
+  const RunRecord run = Run(spec, 2, "r1");
+  ASSERT_TRUE(run.Ok());
+  EXPECT_EQ(run.Events("checkpoint_written").size(), 4u);
+  EXPECT_FALSE(std::filesystem::exists(CheckpointPath("r1", 4)));
+  EXPECT_TRUE(std::filesystem::exists(CheckpointPath("r1", 6)));
+  EXPECT_EQ(model::NewestCheckpoint(folder_.path() + "/runs/r1/checkpoints"),
+            CheckpointPath("r1", 7));
+}
+
 TEST_F(TrainRuns, ARewardServiceThatStaysAwayEndsTheRunOnEveryRank) {
   v1::RunSpec spec = TinySpec();
   AddReinforce(&spec, 3);

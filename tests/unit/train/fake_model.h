@@ -1,6 +1,7 @@
 // A model of plain arrays for tests of what stands around it: no layer, no pass.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -40,9 +41,16 @@ class FakeModel final : public model::Model<float> {
   absl::Status Forward(const model::Batch&, std::vector<float>*, std::vector<float>*) override {
     return absl::UnimplementedError("fake");
   }
-  absl::Status ForwardBackward(const model::Batch&, const LossFunction&, float) override {
-    return absl::UnimplementedError("fake");
+  // Calls `loss` with zeros for logps, then `on_backward`.
+  absl::Status ForwardBackward(const model::Batch& batch, const LossFunction& loss,
+                               float) override {
+    const std::vector<float> logps(batch.targets.size());
+    std::vector<float> dlogps(batch.targets.size());
+    loss(logps, dlogps);
+    if (on_backward) on_backward();
+    return absl::OkStatus();
   }
+  std::function<void()> on_backward;
   void ZeroGradients() override {}
   const std::vector<model::LayerRouteCounts>& route_counts() const override { return counts_; }
   absl::StatusOr<std::vector<model::Sample>> Generate(std::span<const std::vector<int32_t>>,

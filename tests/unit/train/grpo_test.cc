@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "gtest/gtest.h"
+#include "libs/train/rollout.h"
 
 namespace espalier::train {
 namespace {
@@ -36,6 +37,20 @@ TEST(GroupAdvantages, AreStandardised) {
   double squares = 0;
   for (const double a : advantages) squares += a * a;
   EXPECT_NEAR(squares / 5, 1.0, 1e-3);
+}
+
+TEST(CarriesGradient, LeavesOutAbstentionsAndTracesCutOff) {
+  RolloutTrace whole, cut, abstained, empty;
+  whole.sample.tokens = cut.sample.tokens = abstained.sample.tokens = {5, 6};
+  cut.sample.truncated = true;
+  abstained.score.set_verdict(v1::VERDICT_ABSTAIN);
+  for (const auto shaping :
+       {v1::LENGTH_SHAPING_NONE, v1::LENGTH_SHAPING_GROUP, v1::LENGTH_SHAPING_OVERLONG}) {
+    EXPECT_TRUE(CarriesGradient(whole, shaping));
+    EXPECT_EQ(CarriesGradient(cut, shaping), shaping == v1::LENGTH_SHAPING_OVERLONG);
+    EXPECT_FALSE(CarriesGradient(abstained, shaping));
+    EXPECT_FALSE(CarriesGradient(empty, shaping));
+  }
 }
 
 TEST(PolicyLoss, GradientIsTheLosssDerivative) {
