@@ -16,6 +16,9 @@ namespace espalier::spec {
 // one a line.
 absl::StatusOr<v1::RunSpec> ParseRunSpec(const std::string& yaml);
 
+// Replaces one field of `spec`: SetField(&spec, "stages[0].pretrain.steps", "12"). The value is YAML. InvalidArgument as ParseRunSpec.
+absl::Status SetField(v1::RunSpec* spec, const std::string& path, const std::string& value);
+
 // Fills every absent field from its rule's default, message fields included.
 void FillDefaults(v1::RunSpec* spec);
 
