@@ -20,7 +20,8 @@ namespace espalier::coordinator {
 struct Coordinator::PlanQuestion {
   std::string run_id;
   PlanInput input;
-  v1::ExpertLayout layout;
+  v1::ExpertLayout layout;   // empty: as recorded
+  bool prune_all = false;    // every layer may be pruned
   uint64_t base_step = 0;    // loads up to here were counted under another layout
   uint64_t layout_step = 0;  // of the newest layout, to notice a newer one
   uint32_t window_steps = 1;
@@ -56,7 +57,7 @@ Coordinator::PlanQuestion Coordinator::AskPlan(const LiveRun& run, uint32_t wind
   question.base_step = run.record.last_layout_step();
   question.layout_step = run.record.last_layout_step();
   question.window_steps = std::max(1u, window_steps);
-  input.last_step = run.durable_step;
+  input.last_step = run.newest_step();
   input.first_step = std::max<uint64_t>(
       input.last_step >= question.window_steps ? input.last_step - question.window_steps + 1 : 1,
       question.base_step + 1);
@@ -76,6 +77,14 @@ Coordinator::PlanQuestion Coordinator::AskPlan(const LiveRun& run, uint32_t wind
 absl::StatusOr<v1::Plan> Coordinator::AnswerPlan(PlanQuestion question) const {
   PlanInput& input = question.input;
   const uint64_t first = input.first_step, last = input.last_step;
+  if (question.layout.layers_size() == 0) {
+    // A run that had ended before this process began: its layout is on disk only.
+    ASSIGN_OR_RETURN(const auto commands, ledger_->ReadCommands(question.run_id, 0));
+    for (const v1::Command& command : commands) {
+      if (command.has_set_layout() && command.has_applied_step())
+        question.layout = command.set_layout();
+    }
+  }
   if (question.layout.layers_size() == 0 || last < first)
     return BuildPlan(PlanInput{.first_step = first, .last_step = last});
   const uint32_t experts = input.model.experts();
@@ -96,6 +105,7 @@ absl::StatusOr<v1::Plan> Coordinator::AnswerPlan(PlanQuestion question) const {
       if (!before.empty()) layer.previous_loads.push_back(before[layout.experts(i)]);
     }
     input.layers.push_back(std::move(layer));
+    if (question.prune_all) input.prunable.insert(layout.layer());
     if (layout.masked_size() > 0)
       input.masked[layout.layer()] = {layout.masked().begin(), layout.masked().end()};
   }
@@ -120,10 +130,7 @@ absl::StatusOr<Coordinator::PlanQuestion> Coordinator::QuestionFor(
   question.input.prune = spec.prune();
   question.input.placement = spec.placement();
   question.input.place = place;
-  if (prune) {
-    for (const v1::LayerLayout& layer : run->layout.layers())
-      question.input.prunable.insert(layer.layer());
-  }
+  question.prune_all = prune;
   return question;
 }
 

@@ -45,10 +45,13 @@ bool FigureBook::Typical(const StepFigure& figure) const {
 std::optional<double> FigureBook::Median(uint64_t first, uint64_t last, v1::StageKind stage,
                                          const std::function<double(const StepFigure&)>& of) const {
   std::vector<double> values;
-  for (const StepFigure& figure : figures_) {
-    if (figure.step < first || figure.step > last || figure.stage != stage || !Typical(figure))
-      continue;
-    values.push_back(of(figure));
+  // Where every step was disturbed (an evaluation each), all of them have to do.
+  for (const bool typical_only : {true, false}) {
+    for (const StepFigure& figure : figures_) {
+      if (figure.step < first || figure.step > last || figure.stage != stage) continue;
+      if (!typical_only || Typical(figure)) values.push_back(of(figure));
+    }
+    if (!values.empty()) break;
   }
   if (values.empty()) return std::nullopt;
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);

@@ -47,7 +47,8 @@ class FigureBook {
   void Disturb(uint64_t step);
   const std::vector<StepFigure>& figures() const { return figures_; }
 
-  // Median over undisturbed steps in [first, last] that `of` accepts; absent when there are none.
+  // Median over the undisturbed steps in [first, last] (all of them when each was disturbed);
+  // absent when there are none.
   std::optional<double> Median(uint64_t first, uint64_t last, v1::StageKind stage,
                                const std::function<double(const StepFigure&)>& of) const;
   std::optional<double> Mean(uint64_t first, uint64_t last, v1::StageKind stage,

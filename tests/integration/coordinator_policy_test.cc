@@ -213,6 +213,33 @@ TEST(CoordinatorPolicy, ARefusedCommandFailsItsDecisionAndIsNotRepeated) {
   EXPECT_EQ(layout.layout().layers(0).experts_size(), 8) << "nothing changed";
 }
 
+TEST(CoordinatorPolicy, ProposesOnTheRecordsOfAnEndedRunAfterARestart) {
+  Harness harness(absl::Seconds(30));
+  Pair pair(&harness, SmallSpec("over"));
+  pair.run.Steps(20);
+  pair.a.End(v1::AssignmentEnd::OUTCOME_COMPLETED);
+  pair.b.End(v1::AssignmentEnd::OUTCOME_COMPLETED);
+  ASSERT_TRUE(harness.WaitState(pair.id, v1::RUN_STATE_COMPLETED));
+  harness.Restart();
+  v1::ProposePlanRequest propose;
+  propose.set_run_id(pair.id);
+  propose.mutable_options()->mutable_prune()->set_beta(0.05);
+  propose.mutable_options()->mutable_prune()->set_window_steps(10);
+  v1::ProposePlanResponse proposed;
+  grpc::ClientContext context;
+  ASSERT_TRUE(harness.plans().ProposePlan(&context, propose, &proposed).ok());
+  EXPECT_EQ(proposed.plan().experts_pruned(), 4u);
+  EXPECT_EQ(proposed.plan().last_step(), 20u);
+  EXPECT_TRUE(proposed.plan().layers(0).stable());
+  v1::ApplyPlanRequest apply;
+  apply.set_run_id(pair.id);
+  *apply.mutable_options() = propose.options();
+  v1::ApplyPlanResponse applied;
+  grpc::ClientContext other;
+  EXPECT_EQ(harness.plans().ApplyPlan(&other, apply, &applied).error_code(),
+            grpc::StatusCode::FAILED_PRECONDITION);
+}
+
 TEST(CoordinatorPolicy, ProposesWithoutChangingAndAppliesOnce) {
   Harness harness(absl::Seconds(30));
   v1::RunSpec spec = SmallSpec("by-hand");
