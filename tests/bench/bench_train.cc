@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <ctime>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -198,11 +199,18 @@ class Bench {
 
   void ClearTimes() {
     step_seconds_.clear();
+    cpu_start_ = std::clock();
     optimizer_seconds_ = 0;
     model_->phase_seconds() = {};
   }
 
   const std::vector<double>& step_seconds() const { return step_seconds_; }
+  // Of all threads, since ClearTimes: with one thread it hardly depends on what else the machine
+  // does.
+  double CpuSecondsPerStep() const {
+    return static_cast<double>(std::clock() - cpu_start_) / CLOCKS_PER_SEC /
+           static_cast<double>(step_seconds_.size());
+  }
 
   // Mean seconds of each phase in a step.
   json Phases() {
@@ -233,6 +241,7 @@ class Bench {
   uint64_t updates_ = 0;
   std::vector<double> step_seconds_;
   double optimizer_seconds_ = 0;
+  std::clock_t cpu_start_ = 0;
 };
 
 // --- Weights and batches for another implementation ---
@@ -292,6 +301,7 @@ absl::StatusOr<json> Run(const Options& options) {
     ASSIGN_OR_RETURN(const double loss, bench->Step(step));
     losses.push_back(loss);
   }
+  const double cpu_seconds = bench->CpuSecondsPerStep();
   // The machine may change its pace within a run: the higher rate is the one to be measured
   // against.
   const double sgemm = std::max(sgemm_before, SgemmGflops(bench->model().thread_pool()));
@@ -307,6 +317,7 @@ absl::StatusOr<json> Run(const Options& options) {
               {"sgemm_gflops", sgemm},
               {"sgemm_share", gflops / sgemm},
               {"step_seconds", {{"min", step.min}, {"median", step.median}, {"max", step.max}}},
+              {"cpu_seconds_per_step", cpu_seconds},
               {"phase_seconds", bench->Phases()},
               {"losses", losses}};
 }

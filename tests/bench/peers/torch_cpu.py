@@ -146,11 +146,11 @@ class Torch:
         self.next = 0
 
     def step(self):
-        """Returns (loss, seconds)."""
+        """Returns (loss, seconds, CPU seconds of all threads)."""
         torch, number = self.torch, self.next % len(self.batches["tokens"])
         self.next += 1
         tokens, targets = self.batches["tokens"][number], self.batches["targets"][number]
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.model(tokens, targets)
         loss.backward()
@@ -159,7 +159,7 @@ class Torch:
         if norm > self.geometry["clip_norm"]:
             torch._foreach_mul_(gradients, self.geometry["clip_norm"] / norm)
         self.optimizer.step()
-        return loss.item(), time.perf_counter() - start
+        return loss.item(), time.perf_counter() - start, time.process_time() - cpu_start
 
 
 def run_ours(binary, flags, threads, extra=()):
@@ -194,12 +194,14 @@ def main():
         geometry = first["geometry"]
         theirs = Torch(saved, geometry, args.threads)
         difference = compare_losses(first["losses"], [theirs.step()[0] for _ in first["losses"]])  # and warms up
-        ours_seconds, their_seconds, shares = [], [], []
+        ours_seconds, their_seconds, shares, cpu_ratios = [], [], [], []
         for _ in range(args.rounds):
             ours = run_ours(args.bench, args.flags, args.threads)
             ours_seconds.append(ours["step_seconds"]["median"])
             shares.append(ours["sgemm_share"])
-            their_seconds.append(statistics.median(theirs.step()[1] for _ in range(geometry["steps"])))
+            steps = [theirs.step() for _ in range(geometry["steps"])]
+            their_seconds.append(statistics.median(step[1] for step in steps))
+            cpu_ratios.append(statistics.mean(step[2] for step in steps) / ours["cpu_seconds_per_step"])
     tokens = geometry["batch"] * geometry["sequence"]
     ours_median, their_median = statistics.median(ours_seconds), statistics.median(their_seconds)
     result = {
@@ -208,14 +210,15 @@ def main():
         "ours_tokens_per_second": tokens / ours_median, "torch_tokens_per_second": tokens / their_median,
         "ratio": their_median / ours_median,
         "ratios": [b / a for a, b in zip(ours_seconds, their_seconds)],
+        "cpu_ratio": statistics.median(cpu_ratios),
         "sgemm_share": statistics.median(shares), "sgemm_gflops": ours["sgemm_gflops"], "phase_seconds": ours["phase_seconds"],
     }
     if args.json:
         print(json.dumps(result, indent=1))
     else:
-        print(f"ours {result['ours_tokens_per_second']:.0f} tokens/s ({100 * result['sgemm_share']:.1f}% of sgemm), "
+        print(f"{args.threads} threads: ours {result['ours_tokens_per_second']:.0f} tokens/s ({100 * result['sgemm_share']:.1f}% of sgemm), "
               f"PyTorch {result['torch']} {result['torch_tokens_per_second']:.0f} tokens/s: ratio {result['ratio']:.2f} "
-              f"(rounds {', '.join(f'{r:.2f}' for r in result['ratios'])}); losses agree to {difference:.1e}")
+              f"(rounds {', '.join(f'{r:.2f}' for r in result['ratios'])}; by CPU time {result['cpu_ratio']:.2f}); losses agree to {difference:.1e}")
 
 
 if __name__ == "__main__":
