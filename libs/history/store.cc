@@ -1,0 +1,284 @@
+// Store on RocksDB: one column family a table, writes of concurrent callers joined into one synced
+// batch.
+#include "libs/history/store.h"
+
+#include <rocksdb/cache.h>
+#include <rocksdb/db.h>
+#include <rocksdb/filter_policy.h>
+#include <rocksdb/listener.h>
+#include <rocksdb/options.h>
+#include <rocksdb/table.h>
+#include <rocksdb/write_batch.h>
+
+#include <deque>
+#include <filesystem>
+#include <system_error>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "libs/base/status_macros.h"
+#include "libs/observe/log.h"
+
+namespace espalier::history {
+namespace {
+
+// Order as in Table; the default family stays empty, as RocksDB insists on it.
+constexpr const char* kFamilies[] = {"runs",   "requests", "commands", "decisions",
+                                     "events", "series",   "loads"};
+constexpr size_t kTableCount = std::size(kFamilies);
+static_assert(static_cast<size_t>(Table::kLoads) + 1 == kTableCount);
+
+// A leader joins at most so much; the rest wait for the next sync.
+constexpr size_t kGroupBytesMax = 8 << 20;
+constexpr size_t kCacheBytes = 64 << 20;
+constexpr size_t kMemtablesBytesMax = 64 << 20;
+
+// Says what went wrong with which directory and what to do about it.
+absl::Status FromRocks(const rocksdb::Status& status, const std::string& directory) {
+  if (status.ok()) return absl::OkStatus();
+  const std::string text = absl::StrCat("history directory ", directory, ": ", status.ToString());
+  if (status.IsNotFound()) return absl::NotFoundError(text);
+  if (status.IsCorruption()) {
+    return absl::DataLossError(absl::StrCat(text, "; restore it from a backup"));
+  }
+  if (status.IsNoSpace() || absl::StrContains(text, "No space left") ||
+      absl::StrContains(text, "File too large") || absl::StrContains(text, "quota exceeded")) {
+    return absl::ResourceExhaustedError(absl::StrCat(text, "; make room and restart"));
+  }
+  if (status.IsInvalidArgument()) return absl::FailedPreconditionError(text);
+  if (status.IsIOError()) return absl::UnavailableError(text);
+  return absl::InternalError(text);
+}
+
+absl::Status FromRocksOpen(const rocksdb::Status& status, const std::string& directory) {
+  if (status.IsIOError() && (absl::StrContains(status.ToString(), "lock file") ||
+                             absl::StrContains(status.ToString(), "lock hold"))) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("history directory ", directory,
+                     " is in use by another process; stop that one or choose another directory"));
+  }
+  return FromRocks(status, directory);
+}
+
+// RocksDB makes an empty database where CURRENT is missing, even beside tables full of data.
+absl::Status CheckNotBeheaded(const std::string& directory) {
+  std::error_code error;
+  if (!std::filesystem::exists(directory, error)) return absl::OkStatus();
+  if (std::filesystem::exists(std::filesystem::path(directory) / "CURRENT", error)) {
+    return absl::OkStatus();
+  }
+  for (auto it = std::filesystem::directory_iterator(directory, error);
+       !error && it != std::filesystem::directory_iterator(); it.increment(error)) {
+    const std::string extension = it->path().extension();
+    if (extension == ".sst" || extension == ".log") {
+      return absl::DataLossError(
+          absl::StrCat("history directory ", directory, ": CURRENT is missing beside ",
+                       it->path().filename().string(), "; restore it from a backup"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Keeps the first error that RocksDB met in the background. Thread-safe.
+class ErrorListener : public rocksdb::EventListener {
+ public:
+  explicit ErrorListener(std::string directory) : directory_(std::move(directory)) {}
+
+  void OnBackgroundError(rocksdb::BackgroundErrorReason, rocksdb::Status* status) override {
+    absl::MutexLock lock(&mutex_);
+    if (error_.ok()) error_ = FromRocks(*status, directory_);
+  }
+  absl::Status error() const {
+    absl::MutexLock lock(&mutex_);
+    return error_;
+  }
+
+ private:
+  const std::string directory_;
+  mutable absl::Mutex mutex_;
+  absl::Status error_ ABSL_GUARDED_BY(mutex_);
+};
+
+rocksdb::ColumnFamilyOptions FamilyOptions(bool loads,
+                                           const std::shared_ptr<rocksdb::Cache>& cache) {
+  rocksdb::ColumnFamilyOptions options;
+  options.compression = rocksdb::kZSTD;
+  options.write_buffer_size = loads ? 16 << 20 : 4 << 20;
+  rocksdb::BlockBasedTableOptions table;
+  table.block_cache = cache;
+  table.cache_index_and_filter_blocks = true;  // so that the cache bounds all memory of the tables
+  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
+  table.block_size = loads ? 64 << 10 : 8 << 10;
+  table.format_version = 5;
+  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  return options;
+}
+
+class RocksStore : public Store {
+ public:
+  RocksStore(std::string directory, std::shared_ptr<ErrorListener> listener)
+      : directory_(std::move(directory)), listener_(std::move(listener)) {}
+
+  // Handles before Close, Close before delete; callers have left by contract.
+  ~RocksStore() override {
+    if (db_ == nullptr) return;
+    for (rocksdb::ColumnFamilyHandle* family : families_) {
+      const rocksdb::Status status = db_->DestroyColumnFamilyHandle(family);
+      if (!status.ok()) LOG(ERROR) << "history_handle_close_failed cause=" << status.ToString();
+    }
+    const rocksdb::Status status = db_->Close();
+    if (!status.ok()) LOG(ERROR) << "history_close_failed cause=" << status.ToString();
+  }
+
+  absl::Status OpenDatabase() {
+    RETURN_IF_ERROR(CheckNotBeheaded(directory_));
+    rocksdb::DBOptions options;
+    options.create_if_missing = true;
+    options.create_missing_column_families = true;
+    options.paranoid_checks = true;
+    // A torn last record was never acknowledged; damage anywhere else is reported, not skipped.
+    options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
+    options.max_bgerror_resume_count = 0;  // errors stick: a person looks first
+    options.max_background_jobs = 2;
+    options.db_write_buffer_size = kMemtablesBytesMax;
+    options.max_total_wal_size = 4 * kMemtablesBytesMax;
+    options.keep_log_file_num = 4;
+    options.max_log_file_size = 4 << 20;
+    options.listeners.push_back(listener_);  // shared by RocksDB's threads and this store
+    const auto cache = rocksdb::NewLRUCache(kCacheBytes);
+    std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
+    descriptors.emplace_back(rocksdb::kDefaultColumnFamilyName, FamilyOptions(false, cache));
+    for (size_t i = 0; i < kTableCount; ++i) {
+      const bool loads = i == static_cast<size_t>(Table::kLoads);
+      descriptors.emplace_back(kFamilies[i], FamilyOptions(loads, cache));
+    }
+    rocksdb::DB* db = nullptr;
+    const rocksdb::Status status =
+        rocksdb::DB::Open(options, directory_, descriptors, &families_, &db);
+    db_.reset(db);
+    return FromRocksOpen(status, directory_);
+  }
+
+  absl::Status Commit(std::vector<Write> writes) override {
+    Waiter me{std::move(writes)};
+    for (const Write& write : me.writes) {
+      me.bytes += write.key.size() + (write.value.has_value() ? write.value->size() : 0);
+    }
+    absl::MutexLock lock(&mutex_);
+    waiters_.push_back(&me);
+    while (!me.done && waiters_.front() != &me) me.turn.Wait(&mutex_);
+    if (me.done) return me.status;
+    return LeadGroup();
+  }
+
+  absl::StatusOr<std::string> Get(Table table, const std::string& key) const override {
+    std::string value;
+    const rocksdb::Status status = db_->Get(rocksdb::ReadOptions(), Family(table), key, &value);
+    if (status.IsNotFound()) {
+      return absl::NotFoundError(absl::StrCat("no such key in table ", kFamilies[Index(table)]));
+    }
+    RETURN_IF_ERROR(FromRocks(status, directory_));
+    return value;
+  }
+
+  absl::Status Scan(Table table, const std::string& begin, const std::string& end, bool reverse,
+                    const std::function<bool(const std::string& key, const std::string& value)>&
+                        visit) const override {
+    rocksdb::ReadOptions options;
+    const rocksdb::Slice lower(begin), upper(end);
+    options.iterate_lower_bound = &lower;
+    if (!end.empty()) options.iterate_upper_bound = &upper;
+    const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(options, Family(table)));
+    for (reverse ? it->SeekToLast() : it->SeekToFirst(); it->Valid();
+         reverse ? it->Prev() : it->Next()) {
+      if (!visit(it->key().ToString(), it->value().ToString())) break;
+    }
+    return FromRocks(it->status(), directory_);
+  }
+
+  absl::Status health() const override {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (!failed_.ok()) return failed_;
+    }
+    return listener_->error();
+  }
+
+ private:
+  struct Waiter {
+    std::vector<Write> writes;
+    size_t bytes = 0;
+    bool done = false;
+    absl::Status status = absl::OkStatus();
+    absl::CondVar turn = {};
+  };
+
+  static size_t Index(Table table) { return static_cast<size_t>(table); }
+  rocksdb::ColumnFamilyHandle* Family(Table table) const { return families_[Index(table) + 1]; }
+
+  // The front waiter writes for itself and for those behind it, outside the lock; they stay in the
+  // queue meanwhile, so nobody else leads.
+  absl::Status LeadGroup() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    size_t count = 0, bytes = 0;
+    while (count < waiters_.size() &&
+           (count == 0 || bytes + waiters_[count]->bytes <= kGroupBytesMax)) {
+      bytes += waiters_[count++]->bytes;
+    }
+    const std::vector<Waiter*> group(waiters_.begin(), waiters_.begin() + count);
+    absl::Status status = failed_;
+    if (status.ok()) {
+      mutex_.Unlock();
+      status = WriteGroup(group);
+      mutex_.Lock();
+      if (!status.ok()) {
+        failed_ = absl::Status(
+            status.code(), absl::StrCat(status.message(), " (writes are refused until a restart)"));
+        LOG(ERROR) << "history_write_failed cause=" << failed_;
+      }
+    }
+    for (Waiter* waiter : group) {
+      waiters_.pop_front();
+      waiter->status = status;
+      waiter->done = true;
+      waiter->turn.Signal();
+    }
+    if (!waiters_.empty()) waiters_.front()->turn.Signal();
+    return status;
+  }
+
+  absl::Status WriteGroup(const std::vector<Waiter*>& group) {
+    rocksdb::WriteBatch batch;
+    for (const Waiter* waiter : group) {
+      for (const Write& write : waiter->writes) {
+        const rocksdb::Status status = write.value.has_value()
+                                           ? batch.Put(Family(write.table), write.key, *write.value)
+                                           : batch.Delete(Family(write.table), write.key);
+        RETURN_IF_ERROR(FromRocks(status, directory_));
+      }
+    }
+    if (batch.Count() == 0) return absl::OkStatus();
+    rocksdb::WriteOptions options;
+    options.sync = true;
+    return FromRocks(db_->Write(options, &batch), directory_);
+  }
+
+  const std::string directory_;
+  const std::shared_ptr<ErrorListener> listener_;
+  std::unique_ptr<rocksdb::DB> db_;
+  std::vector<rocksdb::ColumnFamilyHandle*> families_;
+  mutable absl::Mutex mutex_;
+  std::deque<Waiter*> waiters_ ABSL_GUARDED_BY(mutex_);  // bounded by the callers' threads
+  absl::Status failed_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory) {
+  auto store = std::make_unique<RocksStore>(directory, std::make_shared<ErrorListener>(directory));
+  RETURN_IF_ERROR(store->OpenDatabase());
+  return store;
+}
+
+}  // namespace espalier::history
