@@ -57,6 +57,8 @@ class ReinforceStage final : public Stage {
     request.seed = MixSeed(state_.spec.seed(), uint64_t{stage_index_} << 8 | kRolloutStream, step);
     request.per_pass = PromptsPerRank();
     ASSIGN_OR_RETURN(const Rollout rollout, RunRollout(state_, spec_, request, true));
+    // The model's phases of sampling are the rollout's time: they are not to be counted twice.
+    state_.model->phase_seconds() = {};
     int64_t abstained = 0;
     const std::vector<PolicyBatch> batches = MakeBatches(rollout, &abstained);
 
