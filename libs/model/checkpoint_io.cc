@@ -39,9 +39,22 @@ absl::Status UnpackStatus(const std::string& packed) {
   return absl::Status(static_cast<absl::StatusCode>(code), packed.substr(space + 1));
 }
 
+// Puts `from` in the place of the folder `to`, which becomes `from`. In one step where the file
+// system can; network file systems cannot: there the old folder has no name for a moment but
+// `to`.old.
 absl::Status Exchange(const std::string& from, const std::string& to) {
   if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0) {
     return absl::OkStatus();
+  }
+  const bool unsupported = errno == EINVAL || errno == ENOSYS;
+  const std::string old = to + ".old";
+  if (unsupported && rename(to.c_str(), old.c_str()) == 0) {
+    if (rename(from.c_str(), to.c_str()) == 0 && rename(old.c_str(), from.c_str()) == 0) {
+      return absl::OkStatus();
+    }
+    const int error_number = errno;
+    if (rename(old.c_str(), to.c_str()) != 0) LOG(ERROR) << "old_folder_left path=" << old;
+    errno = error_number;
   }
   return SystemError("cannot put the new folder in place of", to, errno);
 }
@@ -262,7 +275,11 @@ absl::Status FolderWriter::Publish() {
   } else if (rename(aside_.c_str(), path_.c_str()) != 0) {
     return SystemError("cannot rename the finished folder to", path_, errno);
   }
-  return SyncFolder(ParentOf(path_));
+  const absl::Status synced = SyncFolder(ParentOf(path_));
+  // An error must not leave a new folder that looks finished; one that was replaced is gone
+  // already.
+  if (!synced.ok() && existing_ == Existing::kRefuse) fs::remove_all(path_, error);
+  return synced;
 }
 
 }  // namespace espalier::model
