@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "grpcpp/grpcpp.h"
+#include "grpcpp/impl/codegen/service_type.h"
 #include "services/coordinator/coordinator.h"
 
 namespace espalier::coordinator {
