@@ -1,0 +1,25 @@
+// The commands of `espalier`, each folder of them adding itself to the parser.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace CLI {
+class App;
+}
+
+namespace espalier::cli {
+
+struct Context;
+
+void AddRunCommands(CLI::App& app, Context& context);     // run …, workers, events
+void AddSpecCommands(CLI::App& run, Context& context);    // run fields, run check
+void AddExpertsCommand(CLI::App& app, Context& context);  // experts
+void AddPlanCommands(CLI::App& app, Context& context);    // plan …
+void AddRewardCommands(CLI::App& app, Context& context);  // reward …
+
+// Shows a run until it ends or Ctrl-C; the exit code says how it ended.
+absl::StatusOr<int> WatchRun(const Context& context, const std::string& run_id);
+
+}  // namespace espalier::cli
