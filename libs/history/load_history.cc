@@ -115,7 +115,9 @@ class RocksLoadHistory : public LoadHistory {
     const std::shared_ptr<Run> run = Find(run_id);
     absl::MutexLock lock(&run->mutex);
     RETURN_IF_ERROR(Load(run_id, *run));
-    if (!run->newest.has_value() || first_step > *run->newest) return std::vector<LoadBlock>();
+    if (!run->newest.has_value() || Floor(first_step, resolution) > *run->newest) {
+      return std::vector<LoadBlock>();
+    }
     return ReadLevel(run_id, *run, layer, first_step, std::min(last_step, *run->newest),
                      static_cast<int>(found - kResolutions));
   }

@@ -10,6 +10,8 @@
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
 
+#include <cstdarg>
+#include <cstdio>
 #include <deque>
 #include <filesystem>
 #include <system_error>
@@ -101,6 +103,20 @@ class ErrorListener : public rocksdb::EventListener {
   absl::Status error_ ABSL_GUARDED_BY(mutex_);
 };
 
+// RocksDB's warnings go to our log. Its own LOG file must not be: Debian's build keeps assertions
+// on, and one of them ends the process at the second line that a full disk refuses.
+class WarningLogger : public rocksdb::Logger {
+ public:
+  WarningLogger() : rocksdb::Logger(rocksdb::InfoLogLevel::WARN_LEVEL) {}
+
+  using rocksdb::Logger::Logv;
+  void Logv(const char* format, va_list arguments) override {
+    char line[1024];
+    vsnprintf(line, sizeof line, format, arguments);
+    LOG(WARNING) << "history_rocksdb says=" << line;
+  }
+};
+
 rocksdb::ColumnFamilyOptions FamilyOptions(bool loads,
                                            const std::shared_ptr<rocksdb::Cache>& cache) {
   rocksdb::ColumnFamilyOptions options;
@@ -144,8 +160,7 @@ class RocksStore : public Store {
     options.max_background_jobs = 2;
     options.db_write_buffer_size = kMemtablesBytesMax;
     options.max_total_wal_size = 4 * kMemtablesBytesMax;
-    options.keep_log_file_num = 4;
-    options.max_log_file_size = 4 << 20;
+    options.info_log = std::make_shared<WarningLogger>();  // shared by RocksDB's own parts
     options.listeners.push_back(listener_);  // shared by RocksDB's threads and this store
     const auto cache = rocksdb::NewLRUCache(kCacheBytes);
     std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;

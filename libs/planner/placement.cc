@@ -69,6 +69,8 @@ class Search {
   }
 
   void Improve(double target) {
+    // From a current placement each move costs: what is light enough need not get lighter.
+    if (!current_.empty()) enough_ = target;
     // Each exchange lowers the sorted vector of rank loads, so this ends by itself; the bound keeps
     // the time in proportion to the size on adversarial input.
     int budget = 64 * rank_count_ + 16 * static_cast<int>(loads_.size());
@@ -152,12 +154,18 @@ class Search {
     const auto load = [&](int expert) { return expert == kNone ? 0.0 : loads_[expert]; };
     const double delta = load(give0) + load(give1) - load(take0) - load(take1);
     const double peak = std::max(rank_loads_[heavy] - delta, rank_loads_[rank] + delta);
-    if (peak >= best->peak) return;
+    // Between exchanges that both do enough, the one with fewer moves; else the lower peak.
+    const double score = std::max(peak, enough_), best_score = std::max(best->peak, enough_);
+    if (score > best_score || (peak >= best->peak && peak > enough_)) return;
     const int grow = (give0 != kNone) + (give1 != kNone) - (take0 != kNone) - (take1 != kNone);
     if (Size(rank) + grow > capacity_ || Size(heavy) - grow > capacity_) return;
     const int moves = MovesDelta(give0, rank) + MovesDelta(give1, rank) + MovesDelta(take0, heavy) +
                       MovesDelta(take1, heavy);
     if (moves > 0 && moves_ + moves > moves_max_) return;
+    if (score == best_score && best->rank != kNone &&
+        (moves > best->moves || (moves == best->moves && peak >= best->peak))) {
+      return;
+    }
     *best = {rank, {give0, give1}, {take0, take1}, peak, moves};
   }
 
@@ -187,7 +195,7 @@ class Search {
     for (int rank = 0; rank < rank_count_; ++rank) {
       // Even a perfect split of the two cannot beat what was found.
       const double half = (rank_loads_[heavy] - rank_loads_[rank]) / 2;
-      if (rank == heavy || rank_loads_[heavy] - half >= best.peak) continue;
+      if (rank == heavy || rank_loads_[heavy] - half >= std::max(best.peak, enough_)) continue;
       for (const int give : members_[heavy]) {
         Consider(heavy, rank, give, kNone, kNone, kNone, &best);
         ConsiderNear(heavy, rank, give, kNone, kNone, loads_[give] - half, &best);
@@ -251,6 +259,7 @@ class Search {
   std::vector<std::vector<int>> members_;
   const double mean_;
   int moves_ = 0;
+  double enough_ = 0;  // a peak that needs no further improvement; 0 from nothing
 };
 
 }  // namespace
