@@ -1,5 +1,5 @@
-// Reward: from a reference and a reasoning trace to a verdict and a score with its parts. Pure functions, bounded work, no
-// threads; may be called from any thread.
+// Reward: from a reference and a reasoning trace to a verdict and a score with its parts. Pure
+// functions, bounded work, no threads; may be called from any thread.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +14,9 @@ namespace espalier::reward {
 enum class Verdict { kCorrect, kWrong, kAbstain };
 
 struct Extraction {
-  std::string text;           // the answer as it stands
-  int64_t begin = 0, end = 0; // byte range in the trace
-  std::string rule;           // "boxed", "hash", "answer_phrase", "last_number", …
+  std::string text;            // the answer as it stands
+  int64_t begin = 0, end = 0;  // byte range in the trace
+  std::string rule;            // "boxed", "hash", "answer_phrase", "last_number", …
   bool found = false;
 };
 // The last committed answer outside a thinking section.
@@ -28,8 +28,14 @@ struct Verification {
   std::string rule;
   std::string canonical_reference, canonical_answer;
 };
-// Equivalence of two answers, both already extracted.
-Verification VerifyAnswer(absl::string_view reference, absl::string_view answer);
+struct VerifyOptions {
+  bool strict_units =
+      false;  // an answer without the reference's unit, or in a converted one, is wrong
+};
+// Equivalence of two answers, both already extracted. A reference may be a whole solution; its
+// answer is extracted then.
+Verification VerifyAnswer(absl::string_view reference, absl::string_view answer,
+                          const VerifyOptions& options = {});
 
 enum class LengthShaping { kNone, kOverlong, kGroup };
 // Mirrors espalier.v1.RewardSpec, defaults resolved.
@@ -57,16 +63,17 @@ struct TraceScore {
   RewardParts parts;
   Verification verification;
   Extraction extraction;
-  int reflections = 0;   // complete answer stated again after its first statement
+  int reflections = 0;  // complete answer stated again after its first statement
   int hesitations = 0;
   bool first_answer_correct = false;
   std::optional<double> tail_share;  // share of the text after the first correct answer
   bool repetition_ok = true, format_ok = true;
 };
 
-// Scores one group: group-relative length shaping looks at all of it. An unreadable reference gives kAbstain and a total
-// of 0 with the reason, never a silent zero.
-std::vector<TraceScore> ScoreGroup(absl::string_view reference, const std::vector<TraceInput>& traces,
+// Scores one group: group-relative length shaping looks at all of it. An unreadable reference gives
+// kAbstain and a total of 0 with the reason, never a silent zero.
+std::vector<TraceScore> ScoreGroup(absl::string_view reference,
+                                   const std::vector<TraceInput>& traces,
                                    const RewardOptions& options);
 
 }  // namespace espalier::reward

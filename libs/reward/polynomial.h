@@ -1,0 +1,33 @@
+// Rational functions in normal form: quotients of polynomials with rational coefficients over
+// symbols and opaque terms.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "libs/reward/expression.h"
+
+namespace espalier::reward {
+
+// Factors of a term, sorted: (name, exponent > 0).
+using Monomial = std::vector<std::pair<std::string, int>>;
+using Polynomial = std::map<Monomial, mpq_class>;  // no zero coefficients
+
+struct RationalFunction {
+  Polynomial over, under;  // `under` is not zero
+  bool opaque =
+      false;  // terms such as sqrt(x) or pi stand as symbols: unequal forms may still be equal
+};
+
+// Nothing when the expression is not scalar, undefined, or too large for the budget.
+std::optional<RationalFunction> Normalise(const Expression& expression, int node, Budget* budget);
+
+std::optional<Polynomial> Multiply(const Polynomial& a, const Polynomial& b, Budget* budget);
+Polynomial Subtract(const Polynomial& a, const Polynomial& b);
+// The factor c with a == c * b, if there is one (neither is zero).
+std::optional<mpq_class> Proportion(const Polynomial& a, const Polynomial& b);
+
+}  // namespace espalier::reward

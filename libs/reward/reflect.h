@@ -1,0 +1,25 @@
+// Reflection: where a trace states the answer, where it first states the right one, and what
+// follows that.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "libs/reward/verifier.h"
+
+namespace espalier::reward {
+
+struct Reflections {
+  int statements = 0;                         // explicit statements of any answer
+  bool first_correct = false;                 // the first statement is right
+  std::vector<int64_t> correct;               // offsets of the statements of the right answer
+  std::optional<int64_t> first_correct_stop;  // behind the sentence of the first of them
+  std::vector<int64_t>
+      hesitations;  // offsets of "wait", "hmm", "let me check" …, at most one a sentence
+};
+
+Reflections FindReflections(absl::string_view trace, const Verifier& verifier);
+
+}  // namespace espalier::reward

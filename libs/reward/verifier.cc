@@ -1,0 +1,263 @@
+// Cheap readings decide most answers: equal numbers, equal text, a choice letter. The rest is
+// parsed and compared.
+#include "libs/reward/verifier.h"
+
+#include <optional>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "libs/reward/equivalence.h"
+#include "libs/reward/extract.h"
+#include "libs/reward/reading.h"
+#include "libs/reward/scan.h"
+
+namespace espalier::reward {
+namespace {
+
+// Longer references are documents; nothing can be equal to one.
+constexpr size_t kReferenceBytesMax = 64 * 1024;
+
+Verification Make(Verdict verdict, const char* rule, std::string reason) {
+  Verification verification;
+  verification.verdict = verdict;
+  verification.rule = rule;
+  verification.reason = std::move(reason);
+  return verification;
+}
+
+std::string Shown(absl::string_view text) {
+  return absl::StrCat("'", text.substr(0, 60), text.size() > 60 ? "…'" : "'");
+}
+
+bool NumbersMatch(const PlainNumber& reference, const PlainNumber& answer) {
+  const mpq_class &r = reference.value, &a = answer.value;
+  if (r == a && (reference.percent == answer.percent)) return true;
+  const mpq_class half = reference.decimal ? HalfPlace(reference.digits) : mpq_class(0);
+  const auto equal = [&](const mpq_class& value) {
+    return value == r || (half != 0 && RoundsTo(value, r, half));
+  };
+  if (reference.percent == answer.percent) return equal(a);
+  // "28%" is written as 28 or as 0.28.
+  return equal(a) || equal(reference.percent ? mpq_class(a * 100) : mpq_class(a / 100));
+}
+
+Verification FromNumbers(const PlainNumber& reference, const PlainNumber& answer) {
+  const bool match = NumbersMatch(reference, answer);
+  const bool exact = reference.value == answer.value;
+  const char* rule =
+      exact ? (reference.value.get_den() == 1 ? "integer_equal" : "rational_equal") : "number";
+  Verification verification = match
+                                  ? Make(Verdict::kCorrect, rule,
+                                         exact ? "The numbers are equal."
+                                               : "The numbers agree at the reference's precision.")
+                                  : Make(Verdict::kWrong, "number", "The numbers differ.");
+  verification.canonical_reference = ToText(reference.value);
+  verification.canonical_answer = ToText(answer.value);
+  return verification;
+}
+
+// All digits, with separators: integers too long to be converted.
+bool IsLongInteger(absl::string_view text, std::string* digits) {
+  if (text.size() <= kDigitsMax) return false;
+  for (const char c : text) {
+    if (IsDigit(c)) {
+      if (!digits->empty() || c != '0') digits->push_back(c);
+    } else if (c != ',' && !IsSpace(c)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+std::vector<absl::string_view> Formulas(absl::string_view text) {
+  std::vector<absl::string_view> formulas;
+  for (size_t at = 0; at < text.size();) {
+    const MathRegion region = MathAt(text, at);
+    if (region.size > 0) formulas.push_back(Trim(text.substr(region.inner, region.inner_size)));
+    at += region.size > 0 ? region.size : 1;
+  }
+  return formulas;
+}
+
+// The only number of a piece of prose; nothing when there are several different ones.
+std::optional<PlainNumber> OnlyNumber(absl::string_view text) {
+  std::optional<PlainNumber> only;
+  for (size_t at = 0; at < text.size();) {
+    const bool starts =
+        IsDigit(text[at]) || (text[at] == '.' && at + 1 < text.size() && IsDigit(text[at + 1]));
+    if (!starts) {
+      ++at;
+      continue;
+    }
+    size_t end = at;
+    while (end < text.size() &&
+           (IsDigit(text[end]) || ((text[end] == '.' || text[end] == ',' || text[end] == '/') &&
+                                   end + 1 < text.size() && IsDigit(text[end + 1])))) {
+      ++end;
+    }
+    const bool glued =
+        at > 0 && (IsLetter(text[at - 1]) || text[at - 1] == '_' || text[at - 1] == '^');
+    const bool minus = at > 0 && text[at - 1] == '-' && (at == 1 || IsSpace(text[at - 2]));
+    if (end < text.size() && text[end] == '%') ++end;
+    const PlainNumber number = ReadPlainNumber(text.substr(at - minus, end - at + minus));
+    at = end;
+    if (glued) continue;
+    if (!number.ok) return std::nullopt;
+    if (only && only->value != number.value) return std::nullopt;
+    only = number;
+  }
+  return only;
+}
+
+}  // namespace
+
+Verifier::Verifier(absl::string_view reference, const VerifyOptions& options) : options_(options) {
+  absl::string_view text = Trim(reference);
+  Extraction extraction;
+  // A whole solution as reference: its committed answer counts.
+  if (text.size() > 3) {
+    extraction = ExtractAnswer(text);
+    const bool marked =
+        extraction.found && (extraction.rule == "boxed" || extraction.rule == "hash" ||
+                             extraction.rule == "answer_phrase" || extraction.rule == "answer_tag");
+    if (marked) text = extraction.text;
+    // A box that was never closed still says what is meant.
+    const size_t box = text.find("\\boxed{");
+    if (!marked && box != absl::string_view::npos) text = Trim(text.substr(box + 7));
+  }
+  if (text.empty()) {
+    problem_ = "The reference is empty.";
+    return;
+  }
+  if (text.size() > kReferenceBytesMax && !IsDigit(text[0])) {
+    problem_ = absl::StrCat("The reference has ", text.size(), " bytes; at most ",
+                            kReferenceBytesMax, " are read.");
+    return;
+  }
+  reference_ = std::make_unique<Reading>(Read(text));
+  if (reference_->number.ok) return;
+  reference_->compact = Compact(reference_->text);
+  std::string digits;
+  if (IsLongInteger(reference_->text, &digits)) return;
+  Budget budget;
+  Parse(reference_.get(), &budget);
+  if (reference_->expression.out_of_budget || budget.spent()) {
+    problem_ = absl::StrCat("The reference ", Shown(text),
+                            " cannot be read: ", reference_->expression.problem, ".");
+  }
+}
+
+Verifier::~Verifier() = default;
+
+Verification Verifier::Verify(absl::string_view answer_text) const {
+  if (!readable()) return Make(Verdict::kAbstain, "reference_unreadable", problem_);
+  Reading answer = Read(answer_text);
+  if (answer.text.empty()) return Make(Verdict::kWrong, "no_answer", "The answer is empty.");
+  const Reading& reference = *reference_;
+  if (!options_.strict_units && reference.number.ok && answer.number.ok) {
+    Verification verification = FromNumbers(reference.number, answer.number);
+    if (verification.verdict == Verdict::kCorrect || !reference.number.decimal) return verification;
+  }
+  if (reference.number.ok) {
+    // "2,74" is 2.74 where the reference is a decimal.
+    const PlainNumber comma = ReadPlainNumber(answer.text, /*comma_decimal=*/true);
+    if (comma.ok && comma.decimal && reference.number.decimal &&
+        NumbersMatch(reference.number, comma)) {
+      return FromNumbers(reference.number, comma);
+    }
+  }
+  std::string digits_r, digits_a;
+  if (IsLongInteger(reference.text, &digits_r) && IsLongInteger(answer.text, &digits_a)) {
+    const bool equal = digits_r == digits_a;
+    return Make(equal ? Verdict::kCorrect : Verdict::kWrong, equal ? "integer_equal" : "number",
+                equal ? "The numbers are equal." : "The numbers differ.");
+  }
+  answer.compact = Compact(answer.text);
+  const std::string compact =
+      reference.compact.empty() ? Compact(reference.text) : reference.compact;
+  if (!compact.empty() && answer.compact == compact) {
+    return Make(Verdict::kCorrect, "text_equal", "Answer and reference are written alike.");
+  }
+  if (const char letter = ReferenceLetter(reference.text)) {
+    const char chosen = ChosenLetter(answer.text);
+    Verification verification =
+        chosen == letter ? Make(Verdict::kCorrect, "choice", "The letters agree.")
+        : chosen != 0    ? Make(Verdict::kWrong, "choice", "The letters differ.")
+                         : Make(Verdict::kWrong, "choice", "The answer chooses no single letter.");
+    verification.canonical_reference = std::string(1, letter);
+    if (chosen != 0) verification.canonical_answer = std::string(1, chosen);
+    return verification;
+  }
+  return VerifyParsed(answer.text, 0);
+}
+
+Verification Verifier::VerifyParsed(absl::string_view answer_text, int depth) const {
+  Budget budget;
+  Reading answer = Read(answer_text);
+  Parse(&answer, &budget);
+  if (answer.expression.out_of_budget || budget.spent()) {
+    return Make(Verdict::kAbstain, "budget",
+                absl::StrCat("The answer cannot be read: ", answer.expression.problem, "."));
+  }
+  if (!answer.expression.ok()) return VerifyProse(answer.text, depth);
+  Expression parsed;
+  const Expression* reference = &reference_->expression;
+  if (!reference_->parsed) {
+    parsed = ParseExpression(reference_->text, &budget);
+    reference = &parsed;
+  }
+  if (!reference->ok()) {
+    return Make(Verdict::kAbstain, "reference_unreadable",
+                absl::StrCat("The reference ", Shown(reference_->text),
+                             " is neither equal text nor readable: ", reference->problem, "."));
+  }
+  const Decision decision = Compare(*reference, answer.expression, options_.strict_units, &budget);
+  Verification verification;
+  switch (decision.match) {
+    case Match::kEqual:
+      verification = Make(Verdict::kCorrect, decision.rule, "Proved equal.");
+      break;
+    case Match::kProbable:
+      verification = Make(Verdict::kCorrect, decision.rule,
+                          "Probably equal: the same at every point that was tried.");
+      break;
+    case Match::kDifferent:
+      verification = Make(Verdict::kWrong, decision.rule, "They differ.");
+      break;
+    case Match::kUnknown:
+      verification = Make(Verdict::kAbstain, decision.rule,
+                          "Neither equality nor difference was found within the budget.");
+      break;
+  }
+  Budget text_budget{500};
+  verification.canonical_reference = ToText(*reference, reference->root, &text_budget);
+  verification.canonical_answer = ToText(answer.expression, answer.expression.root, &text_budget);
+  return verification;
+}
+
+// The answer is a sentence: what it says may still be one formula or one number in it.
+Verification Verifier::VerifyProse(absl::string_view text, int depth) const {
+  if (Hedges(text))
+    return Make(Verdict::kWrong, "hedged", "The answer takes itself back or offers several.");
+  if (depth < 2) {
+    const std::vector<absl::string_view> formulas = Formulas(text);
+    if (formulas.size() == 1 && !formulas[0].empty()) return VerifyParsed(formulas[0], depth + 1);
+    const size_t equals = text.rfind('=');
+    if (equals != absl::string_view::npos && equals + 1 < text.size() && formulas.empty()) {
+      return VerifyParsed(Trim(text.substr(equals + 1)), depth + 1);
+    }
+    if (!formulas.empty())
+      return Make(Verdict::kWrong, "several", "The answer holds several formulas.");
+  }
+  const std::optional<PlainNumber> number = OnlyNumber(text);
+  if (number && reference_->number.ok) return FromNumbers(reference_->number, *number);
+  return Make(Verdict::kWrong, "unreadable_answer",
+              absl::StrCat("The answer ", Shown(text), " is no readable mathematics."));
+}
+
+Verification VerifyAnswer(absl::string_view reference, absl::string_view answer,
+                          const VerifyOptions& options) {
+  return Verifier(reference, options).Verify(answer);
+}
+
+}  // namespace espalier::reward
