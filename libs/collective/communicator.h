@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -72,6 +73,8 @@ struct LinkOptions {
   absl::Duration connect_timeout = absl::Seconds(30);
   // A call that makes no progress for this long fails: a peer hangs or the network lost it.
   absl::Duration stall_timeout = absl::Seconds(120);
+  // Polled while connecting; true gives up with kAborted. May be empty.
+  std::function<bool()> cancelled;
 };
 
 // Connects all ranks pairwise over TCP (shared memory or others may come beside it).

@@ -55,12 +55,26 @@ bool SameKey(const Greeting& a, const Greeting& b) {
   return difference == 0;
 }
 
+// How often a wait looks whether it is still wanted.
+constexpr absl::Duration kSlice = absl::Milliseconds(200);
+
+absl::Status CheckWanted(const LinkOptions& options) {
+  if (options.cancelled && options.cancelled()) {
+    return absl::AbortedError("links were cancelled while the ranks connected");
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Socket> ConnectToRank(const LinkOptions& options, int peer, absl::Time deadline) {
   ASSIGN_OR_RETURN(const Endpoint endpoint, ParseEndpoint(options.peers[peer]));
   const Greeting greeting = MakeGreeting(options);
   absl::Status last;
   while (absl::Now() < deadline) {
-    ASSIGN_OR_RETURN(Socket socket, ConnectTcp(endpoint, deadline));
+    RETURN_IF_ERROR(CheckWanted(options));
+    auto connected = ConnectTcp(endpoint, std::min(deadline, absl::Now() + kSlice));
+    last = connected.status();
+    if (!last.ok()) continue;
+    Socket socket = std::move(connected).value();
     last = SendAll(socket, std::as_bytes(std::span(&greeting, 1)), deadline);
     uint32_t answer = 0;
     if (last.ok()) last = ReceiveAll(socket, std::as_writable_bytes(std::span(&answer, 1)), deadline);
@@ -79,7 +93,9 @@ absl::Status AcceptHigherRanks(TcpListener& listener, const LinkOptions& options
   const int size = static_cast<int>(options.peers.size());
   int missing = size - options.rank - 1;
   while (missing > 0) {
-    auto accepted = AcceptTcp(listener.socket(), deadline);
+    RETURN_IF_ERROR(CheckWanted(options));
+    auto accepted = AcceptTcp(listener.socket(), std::min(deadline, absl::Now() + kSlice));
+    if (absl::IsDeadlineExceeded(accepted.status()) && absl::Now() < deadline) continue;
     if (!accepted.ok()) {
       return absl::UnavailableError(absl::StrCat("rank ", options.rank, " waits for ", missing,
                                                  " of ", size, " ranks to connect to ",

@@ -1,0 +1,72 @@
+// FleetClient: a worker's stream to the coordinator, opened again for as long as the worker lives.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "espalier/v1/fleet_service.grpc.pb.h"
+#include "services/worker/session.h"
+
+namespace espalier::worker {
+
+// Who the worker is, as it says in its Hello.
+struct WorkerIdentity {
+  std::string worker_id;
+  std::string link_endpoint;
+  std::string host;
+  std::string backend = "cpu";
+  std::string version;
+  uint32_t threads = 1;
+};
+
+// Two threads: the caller's (Run) opens streams and writes, one of its own reads. All other methods are thread-safe.
+class FleetClient {
+ public:
+  // `assigned` is called on the reading thread for each new assignment and must return soon; it gives the new session.
+  using Assigned = std::function<std::shared_ptr<Session>(const v1::Assignment&)>;
+
+  FleetClient(const std::string& coordinator, WorkerIdentity identity, Assigned assigned);
+
+  // Until Stop. A coordinator that is away is tried again; meanwhile the session's words are kept.
+  void Run();
+  // Ends Run: says what is still to be said, for at most `grace`, then closes the stream cleanly.
+  void Stop(absl::Duration grace);
+  // A session has words to send.
+  void Wake();
+
+ private:
+  using Stream = grpc::ClientReaderWriter<v1::AttachRequest, v1::AttachResponse>;
+
+  // One stream's life; true when it got as far as a Welcome.
+  bool Serve();
+  bool SendHello(Stream& stream);
+  // Sends words and heartbeats until the stream breaks or Stop.
+  void WriteLoop(Stream& stream);
+  void Handle(const v1::AttachResponse& word);
+  void HandleWelcome(const v1::Welcome& welcome);
+  std::shared_ptr<Session> session() const;
+  bool stopping() const;
+  // Sleeps between attempts; returns early on Stop.
+  void Pause(absl::Duration time);
+
+  const std::string coordinator_;
+  const WorkerIdentity identity_;
+  const Assigned assigned_;
+  const std::unique_ptr<v1::FleetService::Stub> stub_;
+
+  mutable absl::Mutex mutex_;
+  std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);  // shared with the trainer's thread
+  bool introduced_session_ ABSL_GUARDED_BY(mutex_) = false;   // this stream's Hello named the session
+  bool welcomed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;
+  bool woken_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Duration heartbeat_ ABSL_GUARDED_BY(mutex_) = absl::Seconds(1);
+  absl::Time stop_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace espalier::worker
