@@ -1,6 +1,7 @@
 // YAML to RunSpec, driven by the descriptors: the schema decides what is looked at, so depth and
 // work are bounded whatever the file holds (aliases included, which stay shared).
 #include <set>
+#include <sstream>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -9,6 +10,7 @@
 #include "libs/spec/errors.h"
 #include "libs/spec/scalars.h"
 #include "libs/spec/spec.h"
+#include "yaml-cpp/eventhandler.h"
 #include "yaml-cpp/yaml.h"
 
 namespace espalier::spec {
@@ -165,38 +167,69 @@ class Reader {
   ErrorList* errors_;
 };
 
-// Brackets and indentation nested deeper than any spec: refused before the parser's recursion sees
-// them.
+// Follows the parser's events without keeping anything: ends documents that nest deeper than any
+// spec does.
+class ShapeCheck : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override { content_ = true; }
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override { content_ = true; }
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {
+    content_ = true;
+  }
+  void OnSequenceStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {
+    Enter(mark);
+  }
+  void OnSequenceEnd() override { --depth_; }
+  void OnMapStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {
+    Enter(mark);
+  }
+  void OnMapEnd() override { --depth_; }
+
+  bool has_content() const { return content_; }
+
+ private:
+  void Enter(const YAML::Mark& mark) {
+    content_ = true;
+    if (++depth_ > kNestingMax) {
+      throw YAML::ParserException(mark,
+                                  absl::StrCat("nested deeper than ", kNestingMax, " levels"));
+    }
+  }
+
+  int depth_ = 0;
+  bool content_ = false;
+};
+
+// One document of sane depth. The parser's own loop over documents is not used: some input makes it
+// find empty ones for ever.
 absl::Status CheckShape(const std::string& yaml) {
   if (yaml.size() > kYamlBytesMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("run spec: ", yaml.size(), " bytes, at most ", kYamlBytesMax, " are allowed"));
   }
-  int depth = 0;
-  for (const char c : yaml) {
-    if (c == '[' || c == '{') ++depth;
-    if ((c == ']' || c == '}') && depth > 0) --depth;
-    if (depth > kNestingMax) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("run spec: brackets nested deeper than ", kNestingMax, " levels"));
-    }
+  std::istringstream input(yaml);
+  YAML::Parser parser(input);
+  ShapeCheck first, second;
+  if (!parser.HandleNextDocument(first) || !first.has_content()) {
+    return absl::InvalidArgumentError("run spec: empty; `espalier run fields` lists what it holds");
+  }
+  if (parser.HandleNextDocument(second)) {
+    return absl::InvalidArgumentError("run spec: found more than one document, one is allowed");
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<YAML::Node> Load(const std::string& yaml) {
-  RETURN_IF_ERROR(CheckShape(yaml));
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(yaml);
-    if (documents.size() > 1) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("run spec: found ", documents.size(), " documents, one is allowed"));
-    }
-    if (documents.empty() || !documents[0].IsDefined() || documents[0].IsNull()) {
-      return absl::InvalidArgumentError(
-          "run spec: empty; `espalier run fields` lists what it holds");
-    }
-    return documents[0];
+    RETURN_IF_ERROR(CheckShape(yaml));
+    const YAML::Node root = YAML::Load(yaml);
+    if (root.IsDefined() && !root.IsNull()) return root;
+    return absl::InvalidArgumentError("run spec: empty; `espalier run fields` lists what it holds");
   } catch (const YAML::Exception& error) {
     return absl::InvalidArgumentError(
         absl::StrCat("run spec: not YAML: ", error.msg, " (line ", error.mark.line + 1, ")"));
