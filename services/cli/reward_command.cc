@@ -72,13 +72,15 @@ struct Judged {
   std::string extracted;
 };
 
-// An answer may come bare or at the end of a trace: read as it stands first, then by extraction.
+// As the reward service's VerifyAnswer: what the answer states is compared; one that states nothing
+// is wrong.
 Judged Judge(const std::string& gold, const std::string& answer) {
-  Judged bare{reward::VerifyAnswer(gold, answer), answer};
-  if (bare.verification.verdict == reward::Verdict::kCorrect) return bare;
   const reward::Extraction extraction = reward::ExtractAnswer(answer);
-  if (!extraction.found) return bare;
-  return {reward::VerifyAnswer(gold, extraction.text), extraction.text};
+  if (extraction.found) return {reward::VerifyAnswer(gold, extraction.text), extraction.text};
+  reward::Verification nothing;
+  nothing.verdict = reward::Verdict::kWrong;
+  nothing.reason = "The answer states nothing.";
+  return {nothing, ""};
 }
 
 std::string TextOf(const Json& line, const char* key) {
