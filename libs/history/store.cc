@@ -149,6 +149,13 @@ class RocksStore : public Store {
   }
 
   absl::Status OpenDatabase() {
+    std::error_code error;
+    std::filesystem::create_directories(directory_, error);
+    if (error) {
+      return absl::FailedPreconditionError(absl::StrCat("history directory ", directory_,
+                                                        " cannot be made: ", error.message(),
+                                                        "; choose another or correct its parent"));
+    }
     RETURN_IF_ERROR(CheckNotBeheaded(directory_));
     rocksdb::DBOptions options;
     options.create_if_missing = true;

@@ -10,6 +10,7 @@
 
 #include <map>
 #include <random>
+#include <thread>
 
 #include "libs/history/store.h"
 #include "tests/unit/history/scratch.h"
@@ -184,6 +185,28 @@ TEST(LoadHistory, ServesMoreRunsThanItKeepsInMemory) {
     ExpectHolds(*at.loads, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 61, 62, 63, 64, 65, 66, 67, 68, 69, 70},
                 0, 99, std::to_string(run));
   }
+}
+
+TEST(LoadHistory, ServesWritersOfManyRunsAndReadersAtOnce) {
+  Scratch scratch;
+  Fixture at(scratch.db());
+  constexpr uint64_t kSteps = 140;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (uint64_t step = 1; step <= kSteps; ++step) {
+        // Two threads a run: what one wrote is a repeat to the other, never counted twice.
+        const auto status = at.loads->Append(std::to_string(t / 2), RowsAt(step));
+        EXPECT_TRUE(status.ok()) << status;
+        EXPECT_TRUE(at.loads->Read(std::to_string(1 - t / 2), 0, 0, step, 16).ok());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  std::vector<uint64_t> steps;
+  for (uint64_t step = 1; step <= kSteps; ++step) steps.push_back(step);
+  ExpectHolds(*at.loads, steps, 0, 1000, "0");
+  ExpectHolds(*at.loads, steps, 0, 1000, "1");
 }
 
 TEST(LoadHistory, ReportsGarbageInABlockAsDataLossNamingRunAndStep) {
