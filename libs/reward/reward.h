@@ -54,6 +54,7 @@ struct TraceInput {
   bool truncated = false;
 };
 
+// Weighted: their sum is the total.
 struct RewardParts {
   double answer = 0, accuracy = 0, reflection = 0, length = 0, side = 0;
 };

@@ -75,10 +75,14 @@ void ShapeLengths(const std::vector<TraceInput>& traces, const RewardOptions& op
   }
 }
 
-double Total(const RewardParts& parts, const RewardOptions& options) {
-  return options.answer_weight * parts.answer + options.accuracy_weight * parts.accuracy +
-         options.reflection_weight * parts.reflection + options.side_weight * parts.side +
-         options.length_weight * parts.length;
+void Weigh(const RewardOptions& options, TraceScore* score) {
+  RewardParts& parts = score->parts;
+  parts.answer *= options.answer_weight;
+  parts.accuracy *= options.accuracy_weight;
+  parts.reflection *= options.reflection_weight;
+  parts.side *= options.side_weight;
+  parts.length *= options.length_weight;
+  score->total = parts.answer + parts.accuracy + parts.reflection + parts.side + parts.length;
 }
 
 }  // namespace
@@ -94,7 +98,7 @@ std::vector<TraceScore> ScoreGroup(absl::string_view reference,
   if (!verifier.readable() || scores.empty()) return scores;
   for (TraceScore& score : scores) SetParts(options, &score);
   ShapeLengths(traces, options, &scores);
-  for (TraceScore& score : scores) score.total = Total(score.parts, options);
+  for (TraceScore& score : scores) Weigh(options, &score);
   return scores;
 }
 

@@ -25,8 +25,13 @@ Verification Make(Verdict verdict, const char* rule, std::string reason) {
   return verification;
 }
 
+// The start of a text in quotes, never cut within a code point.
 std::string Shown(absl::string_view text) {
-  return absl::StrCat("'", text.substr(0, 60), text.size() > 60 ? "…'" : "'");
+  constexpr size_t kShownBytes = 60;
+  if (text.size() <= kShownBytes) return absl::StrCat("'", text, "'");
+  size_t end = kShownBytes;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  return absl::StrCat("'", text.substr(0, end), "…'");
 }
 
 bool NumbersMatch(const PlainNumber& reference, const PlainNumber& answer) {

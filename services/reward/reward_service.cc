@@ -1,146 +1,193 @@
-// Scoring is bounded work of microseconds to milliseconds, so it runs right on gRPC's threads.
+// Reactions only pass work on; a job of the pool computes the answer. Each reactor has one owner of
+// Finish: the job of a unary call, and FinishWhenIdle of a stream.
 #include "services/reward/reward_service.h"
 
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
 #include <utility>
-#include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "espalier/v1/reward_service.grpc.pb.h"
-#include "libs/base/status_macros.h"
+#include "libs/observe/log.h"
 #include "libs/rpc/server.h"
 #include "services/reward/convert.h"
 
-namespace espalier::reward_service {
+namespace espalier::reward {
 namespace {
 
-absl::Status CheckText(const char* field, const std::string& text, size_t bytes_max) {
-  if (text.size() <= bytes_max) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, ": ", text.size(), " bytes, must be at most ", bytes_max));
-}
+const char kBusy[] =
+    "the reward service is busy: too many calls wait; try again, or start another replica";
 
-absl::Status ScoreBatch(const v1::ScoreBatchRequest& request, v1::ScoreBatchResponse* response) {
-  reward::RewardOptions options;
-  RETURN_IF_ERROR(ToOptions(request.reward(), &options));
-  if (request.reference().empty()) {
-    return absl::InvalidArgumentError("reference: empty, must be the correct answer");
-  }
-  RETURN_IF_ERROR(CheckText("reference", request.reference(), kReferenceBytesMax));
-  if (request.traces_size() == 0 || request.traces_size() > kTracesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("traces: ", request.traces_size(),
-                                                   " items, must be 1 to ", kTracesMax));
-  }
-  std::vector<reward::TraceInput> traces;
-  traces.reserve(request.traces_size());
-  for (int i = 0; i < request.traces_size(); ++i) {
-    const v1::Trace& trace = request.traces(i);
-    RETURN_IF_ERROR(
-        CheckText(absl::StrCat("traces[", i, "].text").c_str(), trace.text(), kTraceBytesMax));
-    traces.push_back({trace.text(), trace.token_count(), trace.truncated()});
-  }
-  const std::vector<reward::TraceScore> scores =
-      reward::ScoreGroup(request.reference(), traces, options);
-  for (int i = 0; i < request.traces_size(); ++i) {
-    *response->add_scores() = ToProto(request.traces(i), scores[i]);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ScoreTrace(const v1::ScoreTraceRequest& request, v1::ScoreTraceResponse* response) {
-  v1::ScoreBatchRequest batch;
-  batch.set_reference(request.reference());
-  *batch.add_traces() = request.trace();
-  *batch.mutable_reward() = request.reward();
-  v1::ScoreBatchResponse scored;
-  RETURN_IF_ERROR(ScoreBatch(batch, &scored));
-  *response->mutable_score() = std::move(*scored.mutable_scores(0));
-  return absl::OkStatus();
-}
-
-absl::Status VerifyAnswer(const v1::VerifyAnswerRequest& request,
-                          v1::VerifyAnswerResponse* response) {
-  RETURN_IF_ERROR(CheckText("reference", request.reference(), kReferenceBytesMax));
-  RETURN_IF_ERROR(CheckText("answer", request.answer(), kTraceBytesMax));
-  const reward::Extraction extraction = reward::ExtractAnswer(request.answer());
-  if (!extraction.found) {
-    response->set_verdict(v1::VERDICT_WRONG);
-    response->set_reason("no answer was found");
-    response->set_rule("no_answer");
-    return absl::OkStatus();
-  }
-  const reward::Verification verification =
-      reward::VerifyAnswer(request.reference(), extraction.text);
-  response->set_verdict(ToProto(verification.verdict));
-  response->set_reason(verification.reason);
-  response->set_rule(verification.rule);
-  response->set_canonical_reference(verification.canonical_reference);
-  response->set_canonical_answer(verification.canonical_answer);
-  response->set_extracted(extraction.text);
-  response->mutable_extracted_span()->set_begin(static_cast<uint32_t>(extraction.begin));
-  response->mutable_extracted_span()->set_end(static_cast<uint32_t>(extraction.end));
-  return absl::OkStatus();
-}
-
-// Answers batches in order: reads one, scores it, writes the answer, reads the next. Its reactions follow one another, except
-// OnCancel, which only OnReadDone and OnWriteDone act on: they fail then.
-class StreamCall : public grpc::ServerBidiReactor<v1::ScoreStreamRequest, v1::ScoreStreamResponse> {
+// Lives until OnDone, which follows Finish; the job calls Finish once, so it may hold `this`.
+template <typename Request, typename Response>
+class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
-  StreamCall() { StartRead(&request_); }
-  void OnReadDone(bool ok) override {
-    if (!ok) return Finish(grpc::Status::OK);
-    response_.Clear();
-    response_.set_batch_id(request_.batch_id());
-    const absl::Status scored = ScoreBatch(request_.batch(), response_.mutable_batch());
-    if (!scored.ok()) {
-      response_.clear_batch();
-      response_.set_error(std::string(scored.message()));
-    }
-    StartWrite(&response_);
+  using Handler = absl::StatusOr<Response> (*)(const Request&);
+
+  static grpc::ServerUnaryReactor* Start(ScorePool* pool, const Request* request,
+                                         Response* response, Handler handler) {
+    auto* call = new UnaryCall;
+    const bool accepted = pool->Submit([call, request, response, handler] {
+      if (call->cancelled_) return call->Finish(grpc::Status::CANCELLED);
+      absl::StatusOr<Response> result = handler(*request);
+      if (result.ok()) *response = *std::move(result);
+      call->Finish(rpc::ToGrpc(result.status()));
+    });
+    if (!accepted) call->Finish({grpc::StatusCode::RESOURCE_EXHAUSTED, kBusy});
+    return call;
   }
-  void OnWriteDone(bool ok) override {
-    if (!ok) return Finish(grpc::Status::CANCELLED);
-    StartRead(&request_);
-  }
+
+  void OnCancel() override { cancelled_ = true; }
   void OnDone() override { delete this; }
 
  private:
-  v1::ScoreStreamRequest request_;
-  v1::ScoreStreamResponse response_;
+  std::atomic<bool> cancelled_{false};
 };
 
-class RewardServiceImpl : public v1::RewardService::CallbackService {
+// Reads ahead up to kStreamInFlightMax batches, scores them on the pool in any order, answers them
+// in theirs.
+class ScoreStreamCall final
+    : public grpc::ServerBidiReactor<v1::ScoreStreamRequest, v1::ScoreStreamResponse> {
  public:
-  grpc::ServerUnaryReactor* ScoreTrace(grpc::CallbackServerContext* context,
+  explicit ScoreStreamCall(ScorePool* pool) : pool_(pool) { StartRead(&incoming_); }
+
+  void OnReadDone(bool ok) override {
+    std::unique_lock lock(mutex_);
+    reading_ = false;
+    if (!ok) {
+      reads_over_ = true;
+      return FinishWhenIdle(&lock);
+    }
+    auto batch = std::make_shared<Batch>();  // shared by the queue and the job that fills it
+    batch->request.Swap(&incoming_);
+    batches_.push_back(batch);
+    ++jobs_;
+    if (!pool_->Submit([this, batch] { Score(batch.get()); })) {
+      --jobs_;
+      batch->response.set_batch_id(batch->request.batch_id());
+      batch->response.set_error(kBusy);
+      batch->done = true;
+      WriteNext();
+    }
+    ReadNext();
+    FinishWhenIdle(&lock);
+  }
+
+  void OnWriteDone(bool ok) override {
+    std::unique_lock lock(mutex_);
+    writing_ = false;
+    batches_.pop_front();
+    if (!ok) broken_ = true;
+    if (!reads_over_ && !reading_) ReadNext();
+    WriteNext();
+    FinishWhenIdle(&lock);
+  }
+
+  void OnCancel() override {
+    std::unique_lock lock(mutex_);
+    broken_ = true;
+  }
+
+  void OnDone() override { delete this; }
+
+ private:
+  struct Batch {
+    v1::ScoreStreamRequest request;
+    v1::ScoreStreamResponse response;
+    bool done = false;  // guarded by mutex_
+  };
+
+  void Score(Batch* batch) {
+    batch->response.set_batch_id(batch->request.batch_id());
+    if (!broken_) {
+      absl::StatusOr<v1::ScoreBatchResponse> scores = ScoreBatch(batch->request.batch());
+      if (scores.ok()) {
+        *batch->response.mutable_batch() = *std::move(scores);
+      } else {
+        batch->response.set_error(std::string(scores.status().message()));
+      }
+    }
+    std::unique_lock lock(mutex_);
+    batch->done = true;
+    --jobs_;
+    WriteNext();
+    FinishWhenIdle(&lock);
+  }
+
+  // The three below are called with mutex_ held.
+  void ReadNext() {
+    reading_ = !broken_ && batches_.size() < kStreamInFlightMax;
+    if (reading_) StartRead(&incoming_);
+  }
+
+  void WriteNext() {
+    if (writing_ || broken_ || batches_.empty() || !batches_.front()->done) return;
+    writing_ = true;
+    StartWrite(&batches_.front()->response);
+  }
+
+  void FinishWhenIdle(std::unique_lock<std::mutex>* lock) {
+    // A broken stream still has to wait for its read, its write and its jobs, all of which hold
+    // `this`.
+    const bool idle =
+        jobs_ == 0 && !writing_ && !reading_ && (broken_ || (reads_over_ && batches_.empty()));
+    if (!idle || finished_) return;
+    finished_ = true;
+    const bool broken = broken_;
+    lock->unlock();  // OnDone may delete this as soon as Finish was called
+    Finish(broken ? grpc::Status::CANCELLED : grpc::Status::OK);
+  }
+
+  ScorePool* const pool_;
+  std::mutex mutex_;
+  v1::ScoreStreamRequest incoming_;             // of the read in progress
+  std::deque<std::shared_ptr<Batch>> batches_;  // guarded by mutex_, as all below
+  size_t jobs_ = 0;
+  bool reading_ = true;
+  bool writing_ = false;
+  bool reads_over_ = false;
+  bool finished_ = false;
+  std::atomic<bool> broken_{false};  // also read by jobs, to skip work nobody waits for
+};
+
+class Service final : public v1::RewardService::CallbackService {
+ public:
+  explicit Service(ScorePool* pool) : pool_(pool) {}
+
+  grpc::ServerUnaryReactor* ScoreTrace(grpc::CallbackServerContext*,
                                        const v1::ScoreTraceRequest* request,
                                        v1::ScoreTraceResponse* response) override {
-    return Answer(context, reward_service::ScoreTrace(*request, response));
+    return UnaryCall<v1::ScoreTraceRequest, v1::ScoreTraceResponse>::Start(pool_, request, response,
+                                                                           reward::ScoreTrace);
   }
-  grpc::ServerUnaryReactor* ScoreBatch(grpc::CallbackServerContext* context,
+  grpc::ServerUnaryReactor* ScoreBatch(grpc::CallbackServerContext*,
                                        const v1::ScoreBatchRequest* request,
                                        v1::ScoreBatchResponse* response) override {
-    return Answer(context, reward_service::ScoreBatch(*request, response));
+    return UnaryCall<v1::ScoreBatchRequest, v1::ScoreBatchResponse>::Start(pool_, request, response,
+                                                                           reward::ScoreBatch);
   }
-  grpc::ServerUnaryReactor* VerifyAnswer(grpc::CallbackServerContext* context,
+  grpc::ServerUnaryReactor* VerifyAnswer(grpc::CallbackServerContext*,
                                          const v1::VerifyAnswerRequest* request,
                                          v1::VerifyAnswerResponse* response) override {
-    return Answer(context, reward_service::VerifyAnswer(*request, response));
+    return UnaryCall<v1::VerifyAnswerRequest, v1::VerifyAnswerResponse>::Start(
+        pool_, request, response, reward::Verify);
   }
   grpc::ServerBidiReactor<v1::ScoreStreamRequest, v1::ScoreStreamResponse>* ScoreStream(
       grpc::CallbackServerContext*) override {
-    return new StreamCall();
+    return new ScoreStreamCall(pool_);
   }
 
  private:
-  static grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context,
-                                          const absl::Status& status) {
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(rpc::ToGrpc(status));
-    return reactor;
-  }
+  ScorePool* const pool_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeRewardService() { return std::make_unique<RewardServiceImpl>(); }
+std::unique_ptr<grpc::Service> MakeRewardService(ScorePool* pool) {
+  return std::make_unique<Service>(pool);
+}
 
-}  // namespace espalier::reward_service
+}  // namespace espalier::reward
