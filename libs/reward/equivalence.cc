@@ -19,10 +19,6 @@ namespace {
 
 constexpr size_t kElementsMax = 64;
 
-bool Yes(const Decision& decision) {
-  return decision.match == Match::kEqual || decision.match == Match::kProbable;
-}
-
 // The weaker of two decisions that must both hold.
 Decision Both(const Decision& a, const Decision& b) { return a.match >= b.match ? a : b; }
 
@@ -128,8 +124,12 @@ class Comparer {
   Comparer(bool strict_units, Budget* budget) : strict_units_(strict_units), budget_(budget) {}
 
   Decision Run(const Expression& reference, const Expression& answer) {
-    const Side r{&reference, reference.root}, a{&answer, answer.root};
-    const Decision units = CompareUnits(r, a);
+    Side r{&reference, reference.root}, a{&answer, answer.root};
+    std::string wanted = reference.unit, said = answer.unit;
+    // "2000 m" against "2 km": beside a unit, a letter is one.
+    if (said.empty() && !wanted.empty()) a = TakeUnitLetterOff(a, &said);
+    if (wanted.empty() && !said.empty()) r = TakeUnitLetterOff(r, &wanted);
+    const Decision units = CompareUnits(r, wanted, a, said);
     if (units.match != Match::kUnknown) return units;
     return CompareSides(r, a, 0);
   }
@@ -138,9 +138,8 @@ class Comparer {
   // --- units
 
   // Decides when units differ or convert; unknown when the values alone decide.
-  Decision CompareUnits(Side reference, Side answer) {
-    const std::string& said = answer.expression->unit;
-    const std::string& wanted = reference.expression->unit;
+  Decision CompareUnits(Side reference, const std::string& wanted, Side answer,
+                        const std::string& said) {
     if (strict_units_ && said != wanted) {
       const auto a = FindUnit(said), r = FindUnit(wanted);
       if (!a || !r || a->dimension != r->dimension || a->factor != r->factor)
@@ -180,7 +179,7 @@ class Comparer {
                         answer.child(0).kind() == Kind::kSymbol && IsConstant(r) && IsConstant(a);
     if (simple && name_r != name_a) return {Match::kDifferent, "other_name"};
     const Decision decision = CompareUnwrapped(r, a, depth);
-    if (Yes(decision)) return decision;
+    if (IsYes(decision)) return decision;
     // Equations with the same meaning, written otherwise: y = 1 - x and x + y = 1.
     if (reference.kind() == Kind::kRelation && answer.kind() == Kind::kRelation &&
         !(IsConstant(r) && IsConstant(a))) {
@@ -213,7 +212,7 @@ class Comparer {
       return {equal ? Match::kEqual : Match::kDifferent, "infinity"};
     }
     const Decision decision =
-        CompareScalars({*r.expression, r.node, *a.expression, a.node}, budget_);
+        CompareScalars({*r.expression, r.node, *a.expression, a.node}, strict_units_, budget_);
     if (decision.match == Match::kDifferent) return WithoutUnitLetter(r, a, decision);
     return decision;
   }
@@ -222,18 +221,26 @@ class Comparer {
     return side.kind() == Kind::kNegate && side.child(0).kind() == Kind::kInfinity;
   }
 
-  // "5 m" against 5: a letter behind a number may be a unit.
-  Decision WithoutUnitLetter(Side r, Side a, const Decision& otherwise) {
-    if (strict_units_ || a.kind() != Kind::kProduct || a.top().children.size() != 2 ||
-        !IsConstant(r))
-      return otherwise;
-    const Side letter = a.child(1);
-    if (a.child(0).kind() != Kind::kNumber || letter.kind() != Kind::kSymbol ||
+  // "5 m": the number, and the letter as its unit.
+  static Side TakeUnitLetterOff(Side side, std::string* unit) {
+    if (side.kind() != Kind::kProduct || side.top().children.size() != 2) return side;
+    const Side letter = side.child(1);
+    if (!IsConstant(side.child(0)) || letter.kind() != Kind::kSymbol ||
         !IsUnitLetter(letter.top().name))
-      return otherwise;
-    const Decision bare =
-        CompareScalars({*r.expression, r.node, *a.expression, a.child(0).node}, budget_);
-    return Yes(bare) ? bare : otherwise;
+      return side;
+    *unit = letter.top().name;
+    return side.child(0);
+  }
+
+  // "5 m" against 5.
+  Decision WithoutUnitLetter(Side r, Side a, const Decision& otherwise) {
+    if (strict_units_ || IsConstant(r) == IsConstant(a)) return otherwise;
+    std::string unit;
+    const Side bare_r = TakeUnitLetterOff(r, &unit), bare_a = TakeUnitLetterOff(a, &unit);
+    if (unit.empty()) return otherwise;
+    const Decision bare = CompareScalars(
+        {*bare_r.expression, bare_r.node, *bare_a.expression, bare_a.node}, strict_units_, budget_);
+    return IsYes(bare) ? bare : otherwise;
   }
 
   // --- lists, sets, tuples
@@ -273,6 +280,8 @@ class Comparer {
   static std::vector<std::string> NamesOf(const std::vector<Element>& elements) {
     std::vector<std::string> names;
     for (const Element& element : elements) {
+      // In "(x, y) = (5, 8), (8, 5)" the name holds for all.
+      if (element.name.empty()) continue;
       if (std::find(names.begin(), names.end(), element.name) == names.end())
         names.push_back(element.name);
     }
@@ -327,7 +336,7 @@ class Comparer {
         if (values.size() != names) return {Match::kDifferent, "count"};
         const Decision one =
             swap ? CompareOrdered(values, part, depth) : CompareOrdered(part, values, depth);
-        if (!Yes(one)) continue;
+        if (!IsYes(one)) continue;
         used[j] = found = true;
         all = Both(all, one);
       }
@@ -356,7 +365,7 @@ class Comparer {
         if (used[j] || (names_count && element.name != a[j].name)) continue;
         const Decision one = CompareSides(element.side, a[j].side, depth + 1);
         unknown = unknown || one.match == Match::kUnknown;
-        if (!Yes(one)) continue;
+        if (!IsYes(one)) continue;
         used[j] = found = true;
         all = Both(all, one);
       }
@@ -466,7 +475,7 @@ class Comparer {
         if (used[j]) continue;
         const Decision one = CompareInterval(interval, intervals_a[j], depth);
         if (one.match == Match::kUnknown) return one;
-        if (!Yes(one)) continue;
+        if (!IsYes(one)) continue;
         used[j] = found = true;
         all = Both(all, one);
       }
@@ -499,7 +508,7 @@ class Comparer {
       Decision all{Match::kEqual, "relation"};
       for (size_t i = 0; i < relation_r.children.size(); ++i)
         all = Both(all, CompareSides(r.child(i), a.child(i), depth + 1));
-      if (Yes(all)) return all;
+      if (IsYes(all)) return all;
     }
     if (relation_r.children.size() != 2 || relation_a.children.size() != 2)
       return {Match::kDifferent, "relation"};

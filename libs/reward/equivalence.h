@@ -18,6 +18,9 @@ struct Decision {
   Match match = Match::kUnknown;
   const char* rule = "";  // which comparison decided
 };
+inline bool IsYes(const Decision& decision) {
+  return decision.match == Match::kEqual || decision.match == Match::kProbable;
+}
 
 Decision Compare(const Expression& reference, const Expression& answer, bool strict_units,
                  Budget* budget);

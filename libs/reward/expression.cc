@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_join.h"
 #include "libs/reward/plain_number.h"
 #include "libs/reward/scan.h"
 
@@ -32,11 +33,11 @@ class Writer {
       case Kind::kInfinity:
         return "infinity";
       case Kind::kSum:
-        return "(" + Join(node, " + ") + ")";
+        return "(" + Join(node, " + ", true) + ")";
       case Kind::kNegate:
         return "-" + Write(node.children[0]);
       case Kind::kProduct:
-        return Join(node, "*");
+        return Join(node, "*", true);
       case Kind::kQuotient:
         return "(" + Join(node, "/") + ")";
       case Kind::kPower:
@@ -66,13 +67,17 @@ class Writer {
   }
 
  private:
-  std::string Join(const Node& node, const char* between) {
-    std::string text;
-    for (size_t i = 0; i < node.children.size() && text.size() < kTextBytesMax; ++i) {
-      if (i > 0) text += between;
-      text += Write(node.children[i]);
+  // `sorted` where order does not matter, so that equal terms get equal names.
+  std::string Join(const Node& node, const char* between, bool sorted = false) {
+    std::vector<std::string> parts;
+    size_t size = 0;
+    for (const int child : node.children) {
+      if (size > kTextBytesMax) break;
+      parts.push_back(Write(child));
+      size += parts.back().size();
     }
-    return text;
+    if (sorted) std::sort(parts.begin(), parts.end());
+    return absl::StrJoin(parts, between);
   }
 
   std::string Relation(const Node& node) {

@@ -136,10 +136,11 @@ absl::string_view CommittedPart(absl::string_view trace) {
   return part.substr(0, end);
 }
 
-bool IsExplicit(absl::string_view rule) {
-  return rule == "boxed" || rule == "hash" || rule == "answer_phrase" || rule == "answer_tag" ||
-         rule == "whole";
+bool IsMarked(absl::string_view rule) {
+  return rule == "boxed" || rule == "hash" || rule == "answer_phrase" || rule == "answer_tag";
 }
+
+bool IsExplicit(absl::string_view rule) { return IsMarked(rule) || rule == "whole"; }
 
 Extraction ExtractAnswer(absl::string_view trace) {
   absl::string_view part = CommittedPart(trace);

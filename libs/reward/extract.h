@@ -10,7 +10,11 @@ namespace espalier::reward {
 // Empty when the thinking was never closed.
 absl::string_view CommittedPart(absl::string_view trace);
 
-// Whether a rule of Extraction names an explicit commitment rather than a guess at what was meant.
+// Whether a rule of Extraction names a marked statement: a box, "####", a phrase, an answer
+// section.
+bool IsMarked(absl::string_view rule);
+// Whether it is marked, or the trace is nothing but its answer; the other rules guess at what was
+// meant.
 bool IsExplicit(absl::string_view rule);
 
 }  // namespace espalier::reward

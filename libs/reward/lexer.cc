@@ -256,7 +256,9 @@ class Lexer {
     if (lower == "union") return PutMark("U");
     if (word == "asin" || word == "acos" || word == "atan")
       return Put(TokenKind::kName, "arc" + std::string(word.substr(1)));
-    if (Holds(kShortWords, lower)) return Put(TokenKind::kText, lower);
+    // "NO" and "MN" are segments, "no" is a word.
+    const bool capitals = IsUpper(word[0]) && IsUpper(word[1]) && lower != "am" && lower != "pm";
+    if (!capitals && Holds(kShortWords, lower)) return Put(TokenKind::kText, lower);
     // "sinx", "2pir": a name and the symbols behind it.
     for (const absl::string_view name : kNames) {
       if (word.size() > name.size() && word.size() <= name.size() + 2 &&

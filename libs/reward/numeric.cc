@@ -32,17 +32,21 @@ class Real {
   mpfr_t value_;
 };
 
-// A rational between 0.3 and 2.7, of either sign at later points, from the symbol's name.
-void SetPoint(const std::string& name, int point, Real* value) {
-  uint64_t hash =
-      0xCBF29CE484222325ull ^ (0x9E3779B97F4A7C15ull * static_cast<uint64_t>(point + 1));
+uint64_t Hash(const std::string& name, uint64_t seed) {
+  uint64_t hash = 0xCBF29CE484222325ull ^ (0x9E3779B97F4A7C15ull * (seed + 1));
   for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ull;
   hash ^= hash >> 31;
   hash *= 0xBF58476D1CE4E5B9ull;
-  hash ^= hash >> 29;
-  mpfr_set_ui(value->get(), 300000 + hash % 2400000, MPFR_RNDN);
+  return hash ^ (hash >> 29);
+}
+
+// A rational between 0.3 and 2.7 from the symbol's name. The first points are positive, where most
+// functions are defined; later ones give every symbol either sign.
+void SetPoint(const std::string& name, int point, Real* value) {
+  mpfr_set_ui(value->get(), 300000 + Hash(name, point) % 2400000, MPFR_RNDN);
   mpfr_div_ui(value->get(), value->get(), 1000000, MPFR_RNDN);
-  if (point >= 3 && (hash >> 40) % 2 == 0) mpfr_neg(value->get(), value->get(), MPFR_RNDN);
+  const bool negative = (Hash(name, 99) + point) % 2 == 0;
+  if (point >= kPoints / 2 && negative) mpfr_neg(value->get(), value->get(), MPFR_RNDN);
 }
 
 class Evaluator {

@@ -102,18 +102,19 @@ bool RoundsTo(const mpq_class& answer, const mpq_class& reference, const mpq_cla
   return distance <= half && distance <= abs(reference) * LargestRelativeRounding();
 }
 
-Decision CompareScalars(const NodePair& pair, Budget* budget) {
+Decision CompareScalars(const NodePair& pair, bool strict_units, Budget* budget) {
   const Decision decision = CompareAsWritten(pair, budget);
-  if (decision.match == Match::kEqual || decision.match == Match::kProbable) return decision;
   // "28%" is written as 28 or as 0.28, "90°" as 90 or as pi/2.
   for (const Kind kind : {Kind::kPercent, Kind::kDegree}) {
     const int below_reference = Below(pair.reference, pair.reference_node, kind);
     const int below_answer = Below(pair.answer, pair.answer_node, kind);
     if ((below_reference < 0) == (below_answer < 0)) continue;
+    if (strict_units) return {Match::kDifferent, "units"};
+    if (IsYes(decision)) return decision;
     const NodePair bare{pair.reference, below_reference < 0 ? pair.reference_node : below_reference,
                         pair.answer, below_answer < 0 ? pair.answer_node : below_answer};
     const Decision without = CompareAsWritten(bare, budget);
-    if (without.match == Match::kEqual || without.match == Match::kProbable) return without;
+    if (IsYes(without)) return without;
   }
   return decision;
 }

@@ -13,6 +13,7 @@ struct NodePair {
   int answer_node;
 };
 
-Decision CompareScalars(const NodePair& pair, Budget* budget);
+// Unless `strict_units`, a percent or degree sign may be left out or written out.
+Decision CompareScalars(const NodePair& pair, bool strict_units, Budget* budget);
 
 }  // namespace espalier::reward

@@ -10,18 +10,32 @@
 namespace espalier::reward {
 namespace {
 
+// A trace that was cut off has not come to its answer unless it marked it, and what stands at the
+// very end may be half of it.
+bool SurvivesTruncation(const Extraction& extraction, absl::string_view trace) {
+  return IsMarked(extraction.rule) && extraction.end < static_cast<int64_t>(trace.size());
+}
+
+Verification NoAnswer(const Verifier& verifier) {
+  Verification verification;
+  verification.verdict = verifier.readable() ? Verdict::kWrong : Verdict::kAbstain;
+  verification.rule = verifier.readable() ? "no_answer" : "reference_unreadable";
+  verification.reason = verifier.readable() ? "The trace states no answer." : verifier.problem();
+  return verification;
+}
+
 TraceScore Read(const TraceInput& trace, const Verifier& verifier) {
   TraceScore score;
   score.extraction = ExtractAnswer(trace.text);
-  // A trace that was cut off has not come to its answer: its last number is an intermediate one.
-  if (trace.truncated && !IsExplicit(score.extraction.rule)) score.extraction = {};
-  if (score.extraction.found) {
-    score.verification = verifier.Verify(score.extraction.text);
-  } else {
-    score.verification.verdict = verifier.readable() ? Verdict::kWrong : Verdict::kAbstain;
-    score.verification.rule = verifier.readable() ? "no_answer" : "reference_unreadable";
-    score.verification.reason =
-        verifier.readable() ? "The trace states no answer." : verifier.problem();
+  if (trace.truncated && !SurvivesTruncation(score.extraction, trace.text)) score.extraction = {};
+  if (score.extraction.found) score.verification = verifier.Verify(score.extraction.text);
+  // A guess at what was meant may count for the trace, but a wrong guess is no statement of an
+  // answer.
+  const bool wrong_guess =
+      !IsExplicit(score.extraction.rule) && score.verification.verdict != Verdict::kCorrect;
+  if (!score.extraction.found || wrong_guess) {
+    score.extraction = {};
+    score.verification = NoAnswer(verifier);
   }
   const bool correct = score.verification.verdict == Verdict::kCorrect;
   const Reflections reflections = FindReflections(trace.text, verifier);
@@ -67,6 +81,7 @@ void ShapeLengths(const std::vector<TraceInput>& traces, const RewardOptions& op
                                                    : std::max<int64_t>(1, options.length_max / 4);
   for (size_t i = 0; i < scores->size(); ++i) {
     TraceScore& score = (*scores)[i];
+    if (score.verification.rule == "reference_unreadable") continue;
     const bool correct = score.verification.verdict == Verdict::kCorrect;
     score.parts.length =
         options.length_shaping == LengthShaping::kGroup
@@ -96,7 +111,9 @@ std::vector<TraceScore> ScoreGroup(absl::string_view reference,
   for (const TraceInput& trace : traces) scores.push_back(Read(trace, verifier));
   // Nothing can be said about any trace without its reference, not even that it is long.
   if (!verifier.readable() || scores.empty()) return scores;
-  for (TraceScore& score : scores) SetParts(options, &score);
+  for (TraceScore& score : scores) {
+    if (score.verification.rule != "reference_unreadable") SetParts(options, &score);
+  }
   ShapeLengths(traces, options, &scores);
   for (TraceScore& score : scores) Weigh(options, &score);
   return scores;

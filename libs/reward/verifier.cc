@@ -17,6 +17,9 @@ namespace {
 // Longer references are documents; nothing can be equal to one.
 constexpr size_t kReferenceBytesMax = 64 * 1024;
 
+// Sentences within sentences that are looked into.
+constexpr int kProseDepthMax = 3;
+
 Verification Make(Verdict verdict, const char* rule, std::string reason) {
   Verification verification;
   verification.verdict = verdict;
@@ -70,6 +73,44 @@ bool IsLongInteger(absl::string_view text, std::string* digits) {
     } else if (c != ',' && !IsSpace(c)) {
       return false;
     }
+  }
+  return true;
+}
+
+bool BracketsMatch(absl::string_view text) {
+  int round = 0, curly = 0;
+  for (const char c : text) {
+    round += (c == '(' || c == '[') - (c == ')' || c == ']');
+    curly += (c == '{') - (c == '}');
+  }
+  return round == 0 && curly == 0;
+}
+
+// "the largest n is 34": what is said behind the last "is"; between words of other scripts: the
+// only part that holds a digit.
+absl::string_view Said(absl::string_view text) {
+  const size_t is = text.rfind(" is ");
+  if (is != absl::string_view::npos) return Trim(text.substr(is + 4));
+  absl::string_view only;
+  for (size_t at = 0; at < text.size();) {
+    size_t end = at;
+    bool digit = false;
+    for (; end < text.size() && static_cast<unsigned char>(text[end]) < 0x80; ++end)
+      digit = digit || IsDigit(text[end]);
+    if (digit && !only.empty()) return {};
+    if (digit) only = Trim(text.substr(at, end - at));
+    while (end < text.size() && static_cast<unsigned char>(text[end]) >= 0x80) ++end;
+    at = end;
+  }
+  return only;
+}
+
+// Words with a number among them, as opposed to mathematics that could not be read: its numbers
+// mean nothing alone.
+bool LooksLikeProse(absl::string_view text) {
+  for (size_t at = 0; at < text.size(); ++at) {
+    if (absl::string_view("^\\{}*=<>|_+").find(text[at]) != absl::string_view::npos) return false;
+    if (text[at] == '!' && at > 0 && !IsLetter(text[at - 1])) return false;
   }
   return true;
 }
@@ -146,9 +187,11 @@ Verifier::Verifier(absl::string_view reference, const VerifyOptions& options) : 
   if (IsLongInteger(reference_->text, &digits)) return;
   Budget budget;
   Parse(reference_.get(), &budget);
-  if (reference_->expression.out_of_budget || budget.spent()) {
-    problem_ = absl::StrCat("The reference ", Shown(text),
-                            " cannot be read: ", reference_->expression.problem, ".");
+  const Expression& expression = reference_->expression;
+  // Other references that do not parse may still be met word by word.
+  if (expression.out_of_budget || budget.spent() || (!expression.ok() && !BracketsMatch(text))) {
+    problem_ =
+        absl::StrCat("The reference ", Shown(text), " cannot be read: ", expression.problem, ".");
   }
 }
 
@@ -244,7 +287,9 @@ Verification Verifier::VerifyParsed(absl::string_view answer_text, int depth) co
 Verification Verifier::VerifyProse(absl::string_view text, int depth) const {
   if (Hedges(text))
     return Make(Verdict::kWrong, "hedged", "The answer takes itself back or offers several.");
-  if (depth < 2) {
+  if (depth < kProseDepthMax) {
+    const absl::string_view said = Said(text);
+    if (!said.empty() && said.size() < text.size()) return VerifyParsed(said, depth + 1);
     const std::vector<absl::string_view> formulas = Formulas(text);
     if (formulas.size() == 1 && !formulas[0].empty()) return VerifyParsed(formulas[0], depth + 1);
     const size_t equals = text.rfind('=');
@@ -254,7 +299,7 @@ Verification Verifier::VerifyProse(absl::string_view text, int depth) const {
     if (!formulas.empty())
       return Make(Verdict::kWrong, "several", "The answer holds several formulas.");
   }
-  const std::optional<PlainNumber> number = OnlyNumber(text);
+  const std::optional<PlainNumber> number = LooksLikeProse(text) ? OnlyNumber(text) : std::nullopt;
   if (number && reference_->number.ok) return FromNumbers(reference_->number, *number);
   return Make(Verdict::kWrong, "unreadable_answer",
               absl::StrCat("The answer ", Shown(text), " is no readable mathematics."));
