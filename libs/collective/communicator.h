@@ -1,4 +1,5 @@
-// Communicator: how the ranks of a run exchange tensors. The model and the trainer know only this interface.
+// Communicator: how the ranks of a run exchange tensors. The model and the trainer know only this
+// interface.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +15,9 @@
 
 namespace espalier::collective {
 
-// A group of ranks that make the same calls in the same order. Every call blocks until this rank's part is
-// done. After an error (a peer died, Abort) every further call fails with kUnavailable or kAborted at once.
+// A group of ranks that make the same calls in the same order. Every call blocks until this rank's
+// part is done. After an error (a peer died, Abort) every further call fails with kUnavailable or
+// kAborted at once.
 //
 // Reductions add in rank order, so results are the same bits on every rank and in every repetition.
 // Not thread-safe, but Abort() may be called from any thread at any time.
@@ -32,13 +34,14 @@ class Communicator {
   virtual absl::Status AllReduceMin(std::span<int64_t> data) = 0;
   virtual absl::Status AllReduceSum(std::span<int64_t> data) = 0;
 
-  // Sends send_bytes[r] bytes to each rank r, taken from `send` in rank order without gaps, and receives
-  // recv_bytes[r] bytes from each rank r into `recv` likewise. Sizes must agree pairwise.
-  virtual absl::Status AllToAllV(std::span<const std::byte> send, std::span<const int64_t> send_bytes,
-                                 std::span<std::byte> recv, std::span<const int64_t> recv_bytes) = 0;
+  // Sends send_bytes[r] bytes to each rank r, taken from `send` in rank order without gaps, and
+  // receives recv_bytes[r] bytes from each rank r into `recv` likewise. Sizes must agree pairwise.
+  virtual absl::Status AllToAllV(std::span<const std::byte> send,
+                                 std::span<const int64_t> send_bytes, std::span<std::byte> recv,
+                                 std::span<const int64_t> recv_bytes) = 0;
 
-  // Every rank's `value` (counts per destination), transposed: result[r] is what rank r had for this rank.
-  // `values` holds `size() * per_rank` entries. Used to agree on sizes before AllToAllV.
+  // Every rank's `value` (counts per destination), transposed: result[r] is what rank r had for
+  // this rank. `values` holds `size() * per_rank` entries. Used to agree on sizes before AllToAllV.
   virtual absl::Status AllToAll(std::span<const int64_t> send, std::span<int64_t> recv) = 0;
 
   // `data` of `root` reaches every rank; resized on the others.
@@ -69,7 +72,7 @@ class LinkListener {
 struct LinkOptions {
   int rank = 0;
   std::vector<std::string> peers;  // link endpoints by rank, this rank's own included
-  std::string key;                 // secret of the group and epoch; a connection that does not know it is dropped
+  std::string key;  // secret of the group and epoch; a connection that does not know it is dropped
   absl::Duration connect_timeout = absl::Seconds(30);
   // A call that makes no progress for this long fails: a peer hangs or the network lost it.
   absl::Duration stall_timeout = absl::Seconds(120);
@@ -78,6 +81,7 @@ struct LinkOptions {
 };
 
 // Connects all ranks pairwise over TCP (shared memory or others may come beside it).
-absl::StatusOr<std::unique_ptr<Communicator>> ConnectLinks(LinkListener& listener, const LinkOptions& options);
+absl::StatusOr<std::unique_ptr<Communicator>> ConnectLinks(LinkListener& listener,
+                                                           const LinkOptions& options);
 
 }  // namespace espalier::collective

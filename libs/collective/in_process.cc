@@ -1,4 +1,5 @@
-// Communicators of one process for tests: ranks are threads that meet at a barrier and read each other's buffers.
+// Communicators of one process for tests: ranks are threads that meet at a barrier and read each
+// other's buffers.
 #include <algorithm>
 #include <condition_variable>
 #include <cstring>
@@ -80,8 +81,8 @@ class InProcessCommunicator final : public Communicator {
       const Offer& offer = meeting_->offers()[peer];
       if (offer.sizes[rank_] != recv_bytes[peer]) {
         result = absl::InvalidArgumentError(
-            absl::StrCat("all-to-all: rank ", peer, " sends ", offer.sizes[rank_], " bytes to rank ",
-                         rank_, ", which expects ", recv_bytes[peer]));
+            absl::StrCat("all-to-all: rank ", peer, " sends ", offer.sizes[rank_],
+                         " bytes to rank ", rank_, ", which expects ", recv_bytes[peer]));
         break;
       }
       int64_t from = 0;

@@ -1,5 +1,6 @@
-// Collectives over a full mesh of sockets. Everything is one primitive: send each peer a message and receive one from each,
-// all at once and without blocking on any, so that large messages both ways never wait for each other.
+// Collectives over a full mesh of sockets. Everything is one primitive: send each peer a message
+// and receive one from each, all at once and without blocking on any, so that large messages both
+// ways never wait for each other.
 #include "libs/collective/link_group.h"
 
 #include <poll.h>
@@ -20,12 +21,22 @@
 namespace espalier::collective {
 namespace {
 
-// A peer that computes answers within this time most of the time: spinning saves two context switches.
+// A peer that computes answers within this time most of the time: spinning saves two context
+// switches.
 constexpr absl::Duration kSpin = absl::Microseconds(50);
-// Reductions of at most this many bytes are gathered whole on every rank: one exchange instead of two.
+// Reductions of at most this many bytes are gathered whole on every rank: one exchange instead of
+// two.
 constexpr size_t kGatherBytesMax = 64 << 10;
 
-enum class Op : uint32_t { kReduce = 1, kGather, kAllToAllV, kAllToAll, kBroadcastSize, kBroadcast, kBarrier };
+enum class Op : uint32_t {
+  kReduce = 1,
+  kGather,
+  kAllToAllV,
+  kAllToAll,
+  kBroadcastSize,
+  kBroadcast,
+  kBarrier
+};
 
 struct Header {
   uint32_t op = 0;
@@ -56,7 +67,9 @@ class LinkGroup final : public Communicator {
 
   absl::Status AllReduceSum(std::span<float> data) override { return Reduce(data, Plus<float>); }
   absl::Status AllReduceSum(std::span<double> data) override { return Reduce(data, Plus<double>); }
-  absl::Status AllReduceSum(std::span<int64_t> data) override { return Reduce(data, Plus<int64_t>); }
+  absl::Status AllReduceSum(std::span<int64_t> data) override {
+    return Reduce(data, Plus<int64_t>);
+  }
   absl::Status AllReduceMin(std::span<int64_t> data) override {
     return Reduce(data, [](int64_t a, int64_t b) { return std::min(a, b); });
   }
@@ -81,8 +94,8 @@ class LinkGroup final : public Communicator {
 
   absl::Status AllToAll(std::span<const int64_t> send, std::span<int64_t> recv) override {
     if (send.size() != recv.size() || send.size() % size() != 0) {
-      return absl::InvalidArgumentError(absl::StrCat("all-to-all: ", send.size(), " and ",
-                                                     recv.size(), " values over ", size(), " ranks"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "all-to-all: ", send.size(), " and ", recv.size(), " values over ", size(), " ranks"));
     }
     const size_t each = send.size() / size();
     std::vector<std::span<const std::byte>> out(size());
@@ -99,7 +112,8 @@ class LinkGroup final : public Communicator {
       return absl::InvalidArgumentError(absl::StrCat("broadcast: no rank ", root));
     }
     int64_t length = static_cast<int64_t>(data->size());
-    RETURN_IF_ERROR(FromRoot(Op::kBroadcastSize, root, std::as_writable_bytes(std::span(&length, 1))));
+    RETURN_IF_ERROR(
+        FromRoot(Op::kBroadcastSize, root, std::as_writable_bytes(std::span(&length, 1))));
     if (rank_ != root) data->resize(length);
     return FromRoot(Op::kBroadcast, root, std::as_writable_bytes(std::span(*data)));
   }
@@ -153,15 +167,16 @@ class LinkGroup final : public Communicator {
     std::vector<std::span<const std::byte>> out(size(), std::as_bytes(mine));
     std::vector<std::span<std::byte>> in(size());
     for (int peer = 0; peer < size(); ++peer) {
-      in[peer] = std::as_writable_bytes(
-          data.subspan(begin_of(peer), begin_of(peer + 1) - begin_of(peer)));
+      in[peer] =
+          std::as_writable_bytes(data.subspan(begin_of(peer), begin_of(peer + 1) - begin_of(peer)));
     }
     in[rank_] = {};
     out[rank_] = {};
     return Exchange(Op::kGather, out, in);
   }
 
-  // `mine` becomes the combination over ranks, in rank order. Peers get the whole of `data`, or the chunk that is theirs.
+  // `mine` becomes the combination over ranks, in rank order. Peers get the whole of `data`, or the
+  // chunk that is theirs.
   template <typename T, typename Combine>
   absl::Status ReduceChunk(std::span<T> data, std::span<T> mine, Combine combine,
                            bool everybody_has_all) {
@@ -198,15 +213,16 @@ class LinkGroup final : public Communicator {
     return Exchange(op, out, in);
   }
 
-  // The primitive: out[p] goes to each peer p and in[p] is filled from it. out[rank] is copied to in[rank].
+  // The primitive: out[p] goes to each peer p and in[p] is filled from it. out[rank] is copied to
+  // in[rank].
   absl::Status Exchange(Op op, const std::vector<std::span<const std::byte>>& out,
                         const std::vector<std::span<std::byte>>& in) {
     RETURN_IF_ERROR(Failure());
     ++sequence_;
     if (out[rank_].size() != in[rank_].size()) {
-      return Fail(absl::InvalidArgumentError(absl::StrCat("exchange: rank ", rank_, " sends itself ",
-                                                          out[rank_].size(), " bytes and expects ",
-                                                          in[rank_].size())));
+      return Fail(absl::InvalidArgumentError(
+          absl::StrCat("exchange: rank ", rank_, " sends itself ", out[rank_].size(),
+                       " bytes and expects ", in[rank_].size())));
     }
     if (!in[rank_].empty()) std::memcpy(in[rank_].data(), out[rank_].data(), in[rank_].size());
     std::vector<Flow> sends(size()), receives(size());
@@ -284,8 +300,8 @@ class LinkGroup final : public Communicator {
     const bool in_header = flow.done < sizeof(Header);
     std::byte* to = in_header ? reinterpret_cast<std::byte*>(&flow.header) + flow.done
                               : flow.data + (flow.done - sizeof(Header));
-    const size_t wanted = in_header ? sizeof(Header) - flow.done
-                                    : flow.size - (flow.done - sizeof(Header));
+    const size_t wanted =
+        in_header ? sizeof(Header) - flow.done : flow.size - (flow.done - sizeof(Header));
     const ssize_t n = recv(links_[peer].fd(), to, wanted, MSG_DONTWAIT);
     if (n == 0) return Fail(Lost(peer, "it closed the link"));
     if (n < 0) {
@@ -297,10 +313,10 @@ class LinkGroup final : public Communicator {
       const Header& got = flow.header;
       if (got.op != static_cast<uint32_t>(op) || got.sequence != sequence_ ||
           got.bytes != flow.size) {
-        return Fail(absl::InternalError(absl::StrCat(
-            "ranks disagree: rank ", peer, " is at call ", got.sequence, " (kind ", got.op, ", ",
-            got.bytes, " bytes), rank ", rank_, " at call ", sequence_, " (kind ",
-            static_cast<uint32_t>(op), ", ", flow.size, " bytes)")));
+        return Fail(absl::InternalError(
+            absl::StrCat("ranks disagree: rank ", peer, " is at call ", got.sequence, " (kind ",
+                         got.op, ", ", got.bytes, " bytes), rank ", rank_, " at call ", sequence_,
+                         " (kind ", static_cast<uint32_t>(op), ", ", flow.size, " bytes)")));
       }
     }
     return true;

@@ -1,4 +1,5 @@
-// LinkListener and ConnectLinks: the ranks of a group find each other over TCP and prove that they belong together.
+// LinkListener and ConnectLinks: the ranks of a group find each other over TCP and prove that they
+// belong together.
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -77,7 +78,8 @@ absl::StatusOr<Socket> ConnectToRank(const LinkOptions& options, int peer, absl:
     Socket socket = std::move(connected).value();
     last = SendAll(socket, std::as_bytes(std::span(&greeting, 1)), deadline);
     uint32_t answer = 0;
-    if (last.ok()) last = ReceiveAll(socket, std::as_writable_bytes(std::span(&answer, 1)), deadline);
+    if (last.ok())
+      last = ReceiveAll(socket, std::as_writable_bytes(std::span(&answer, 1)), deadline);
     if (last.ok() && answer == kMagic) return socket;
     // The peer may still serve an earlier group: it turns this key away until it has moved on.
     absl::SleepFor(absl::Milliseconds(50));
@@ -97,10 +99,9 @@ absl::Status AcceptHigherRanks(TcpListener& listener, const LinkOptions& options
     auto accepted = AcceptTcp(listener.socket(), std::min(deadline, absl::Now() + kSlice));
     if (absl::IsDeadlineExceeded(accepted.status()) && absl::Now() < deadline) continue;
     if (!accepted.ok()) {
-      return absl::UnavailableError(absl::StrCat("rank ", options.rank, " waits for ", missing,
-                                                 " of ", size, " ranks to connect to ",
-                                                 listener.endpoint(), ": ",
-                                                 accepted.status().message()));
+      return absl::UnavailableError(absl::StrCat(
+          "rank ", options.rank, " waits for ", missing, " of ", size, " ranks to connect to ",
+          listener.endpoint(), ": ", accepted.status().message()));
     }
     Socket socket = std::move(accepted).value();
     Greeting greeting;
@@ -124,7 +125,8 @@ absl::Status AcceptHigherRanks(TcpListener& listener, const LinkOptions& options
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LinkListener>> LinkListener::Bind(const std::string& host, int port) {
+absl::StatusOr<std::unique_ptr<LinkListener>> LinkListener::Bind(const std::string& host,
+                                                                 int port) {
   ASSIGN_OR_RETURN(Socket socket, ListenTcp({host, port}));
   return std::make_unique<TcpListener>(std::move(socket), host);
 }
@@ -142,8 +144,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> ConnectLinks(LinkListener& listene
   for (int peer = 0; peer < options.rank; ++peer) {
     ASSIGN_OR_RETURN(links[peer], ConnectToRank(options, peer, deadline));
   }
-  RETURN_IF_ERROR(
-      AcceptHigherRanks(static_cast<TcpListener&>(listener), options, deadline, links));
+  RETURN_IF_ERROR(AcceptHigherRanks(static_cast<TcpListener&>(listener), options, deadline, links));
   for (int peer = 0; peer < size; ++peer) {
     if (peer != options.rank) TuneLink(links[peer]);
   }

@@ -37,7 +37,8 @@ absl::Status WaitFor(const Socket& socket, short events, absl::Time deadline, co
     if (ready < 0 && errno != EINTR) {
       return absl::UnavailableError(absl::StrCat(what, ": ", strerror(errno)));
     }
-    if (absl::Now() >= deadline) return absl::DeadlineExceededError(absl::StrCat(what, ": timed out"));
+    if (absl::Now() >= deadline)
+      return absl::DeadlineExceededError(absl::StrCat(what, ": timed out"));
   }
 }
 

@@ -65,7 +65,8 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
 
   int port = 0;
   grpc::ServerBuilder builder;
-  // gRPC shares ports between processes by default: two coordinators would each get half of the calls.
+  // gRPC shares ports between processes by default: two coordinators would each get half of the
+  // calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // Workers ping through long silences; do not take that for abuse.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "libs/observe/log.h"
 #include "libs/text/mix.h"
+#include "libs/text/utf8.h"
 
 namespace espalier::text {
 namespace {
@@ -20,28 +21,6 @@ namespace {
 constexpr size_t kCorpusBytesMin = 64;
 constexpr size_t kHeldoutBlockBytes = 4096;
 constexpr size_t kHeldoutBlocksMax = 64;
-
-// Length of the UTF-8 character at `i`; 0 when the bytes there are none (overlong forms and
-// surrogates included).
-size_t CharacterLength(absl::string_view text, size_t i) {
-  const auto at = [&](size_t k) { return static_cast<unsigned char>(text[k]); };
-  const unsigned lead = at(i);
-  if (lead < 0x80) return 1;
-  const size_t length = lead >= 0xC2 && lead <= 0xDF   ? 2
-                        : lead >= 0xE0 && lead <= 0xEF ? 3
-                        : lead >= 0xF0 && lead <= 0xF4 ? 4
-                                                       : 0;
-  if (length == 0 || i + length > text.size()) return 0;
-  for (size_t k = 1; k < length; ++k) {
-    if ((at(i + k) & 0xC0) != 0x80) return 0;
-  }
-  const unsigned second = at(i + 1);
-  if ((lead == 0xE0 && second < 0xA0) || (lead == 0xED && second > 0x9F) ||
-      (lead == 0xF0 && second < 0x90) || (lead == 0xF4 && second > 0x8F)) {
-    return 0;
-  }
-  return length;
-}
 
 absl::Status CheckUtf8(const std::string& path, absl::string_view text) {
   size_t line = 1;

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "libs/base/status_macros.h"
+#include "libs/text/utf8.h"
 #include "libs/train/aside.h"
 
 namespace espalier::train {
@@ -65,7 +66,7 @@ absl::Status ScoreGroups(RunState& state, const v1::ReinforceStage& spec,
       v1::Trace* trace = request.add_traces();
       trace->set_trace_id(
           absl::StrCat(state.progress.step + 1, "/", rollout->groups[g].index, "/", i));
-      trace->set_text(state.data.tokenizer->Decode(sample.tokens));
+      trace->set_text(text::ValidUtf8(state.data.tokenizer->Decode(sample.tokens)));
       trace->set_token_count(static_cast<uint32_t>(sample.tokens.size()));
       trace->set_truncated(sample.truncated);
     }

@@ -23,10 +23,12 @@ struct WorkerIdentity {
   uint32_t threads = 1;
 };
 
-// Two threads: the caller's (Run) opens streams and writes, one of its own reads. All other methods are thread-safe.
+// Two threads: the caller's (Run) opens streams and writes, one of its own reads. All other methods
+// are thread-safe.
 class FleetClient {
  public:
-  // `assigned` is called on the reading thread for each new assignment and must return soon; it gives the new session.
+  // `assigned` is called on the reading thread for each new assignment and must return soon; it
+  // gives the new session.
   using Assigned = std::function<std::shared_ptr<Session>(const v1::Assignment&)>;
 
   FleetClient(const std::string& coordinator, WorkerIdentity identity, Assigned assigned);
@@ -60,7 +62,8 @@ class FleetClient {
 
   mutable absl::Mutex mutex_;
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);  // shared with the trainer's thread
-  bool introduced_session_ ABSL_GUARDED_BY(mutex_) = false;   // this stream's Hello named the session
+  bool introduced_session_ ABSL_GUARDED_BY(mutex_) =
+      false;  // this stream's Hello named the session
   bool welcomed_ ABSL_GUARDED_BY(mutex_) = false;
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;
   bool woken_ ABSL_GUARDED_BY(mutex_) = false;

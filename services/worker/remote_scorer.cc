@@ -63,13 +63,16 @@ absl::StatusOr<std::vector<v1::ScoreBatchResponse>> RemoteScorer::Score(
   bool said = false;
   while (!left.empty()) {
     if (cancelled_ && cancelled_()) return absl::AbortedError("cancelled while scoring traces");
-    const std::vector<size_t> now(left.begin(),
-                                  left.begin() + std::min(left.size(), kInFlightMax));
+    const std::vector<size_t> now(left.begin(), left.begin() + std::min(left.size(), kInFlightMax));
     CallAll(groups, now, responses, statuses);
     const grpc::Status* refused = nullptr;
     for (const size_t group : now) {
       if (statuses[group].ok()) continue;
-      if (!WorthRetrying(statuses[group])) return rpc::FromGrpc(statuses[group]);
+      if (!WorthRetrying(statuses[group])) {
+        return absl::Status(rpc::FromGrpc(statuses[group]).code(),
+                            absl::StrCat("the reward service at ", address_,
+                                         " refused a batch: ", statuses[group].error_message()));
+      }
       refused = &statuses[group];
     }
     left.erase(std::remove_if(left.begin(), left.begin() + static_cast<int64_t>(now.size()),
@@ -80,11 +83,10 @@ absl::StatusOr<std::vector<v1::ScoreBatchResponse>> RemoteScorer::Score(
       continue;
     }
     if (absl::Now() >= deadline) {
-      return absl::UnavailableError(absl::StrCat("the reward service at ", address_,
-                                                 " did not answer for ",
-                                                 absl::FormatDuration(patience_), ": ",
-                                                 refused->error_message(),
-                                                 "; start it, or give the worker another --reward"));
+      return absl::UnavailableError(
+          absl::StrCat("the reward service at ", address_, " did not answer for ",
+                       absl::FormatDuration(patience_), ": ", refused->error_message(),
+                       "; start it, or give the worker another --reward"));
     }
     if (!said) {
       LOG(WARNING) << "reward_service_away address=" << address_ << " cause=\""

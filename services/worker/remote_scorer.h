@@ -12,8 +12,8 @@
 
 namespace espalier::worker {
 
-// One call a group, up to kInFlightMax at once. A service that is away is tried again until `patience` is over: a rollout is too dear
-// to throw away for a restart. Not thread-safe.
+// One call a group, up to kInFlightMax at once. A service that is away is tried again until
+// `patience` is over: a rollout is too dear to throw away for a restart. Not thread-safe.
 class RemoteScorer : public train::TraceScorer {
  public:
   static constexpr size_t kInFlightMax = 64;
@@ -26,7 +26,8 @@ class RemoteScorer : public train::TraceScorer {
       const std::vector<v1::ScoreBatchRequest>& groups) override;
 
  private:
-  // Calls for `wanted` (indices into groups) at once; responses and statuses land at the same indices.
+  // Calls for `wanted` (indices into groups) at once; responses and statuses land at the same
+  // indices.
   void CallAll(const std::vector<v1::ScoreBatchRequest>& groups, const std::vector<size_t>& wanted,
                std::vector<v1::ScoreBatchResponse>& responses, std::vector<grpc::Status>& statuses);
 

@@ -1,4 +1,5 @@
-// Session: one rank's part in one epoch of a run: the commands it holds and the words it has for the coordinator.
+// Session: one rank's part in one epoch of a run: the commands it holds and the words it has for
+// the coordinator.
 #pragma once
 
 #include <cstdint>
@@ -16,12 +17,13 @@
 
 namespace espalier::worker {
 
-// What the trainer says is kept here until the coordinator has made it durable, and is said again after a broken stream: the
-// trainer never waits for a service, and nothing it said is lost. Thread-safe: the trainer's thread speaks, the fleet client's
-// threads send and receive.
+// What the trainer says is kept here until the coordinator has made it durable, and is said again
+// after a broken stream: the trainer never waits for a service, and nothing it said is lost.
+// Thread-safe: the trainer's thread speaks, the fleet client's threads send and receive.
 class Session : public train::TrainController {
  public:
-  // Words kept for a coordinator that is away. A trainer that would exceed it waits: losing reports would be worse.
+  // Words kept for a coordinator that is away. A trainer that would exceed it waits: losing reports
+  // would be worse.
   static constexpr size_t kWordsMax = 200'000;
 
   // `changed` is called, without locks held, whenever there is something new to send.

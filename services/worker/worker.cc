@@ -20,7 +20,8 @@ namespace {
 constexpr absl::Duration kStopGrace = absl::Seconds(5);
 
 // host and port of host:port; InvalidArgument names the flag.
-absl::Status SplitAddress(const char* flag, const std::string& address, std::string* host, int* port) {
+absl::Status SplitAddress(const char* flag, const std::string& address, std::string* host,
+                          int* port) {
   const size_t colon = address.rfind(':');
   if (colon == std::string::npos || colon == 0 ||
       !absl::SimpleAtoi(address.substr(colon + 1), port) || *port < 0 || *port > 65535) {
@@ -81,9 +82,8 @@ int ThreadsFor(int flag, int run_threads, int cores, const std::vector<std::stri
   if (flag > 0) return flag;
   if (run_threads > 0) return run_threads;
   const std::string host = HostOf(peers[rank]);
-  const auto sharing = std::count_if(peers.begin(), peers.end(), [&](const std::string& peer) {
-    return HostOf(peer) == host;
-  });
+  const auto sharing = std::count_if(peers.begin(), peers.end(),
+                                     [&](const std::string& peer) { return HostOf(peer) == host; });
   return std::max(1, cores / static_cast<int>(sharing));
 }
 
@@ -104,9 +104,8 @@ Worker::Worker(WorkerOptions options, std::unique_ptr<collective::LinkListener> 
       .host = HostName(),
       .version = ESPALIER_VERSION,
       .threads = std::max(1u, std::thread::hardware_concurrency())};
-  LOG(INFO) << "worker_started worker=" << identity.worker_id
-            << " links=" << identity.link_endpoint << " coordinator=" << options_.coordinator
-            << " data_root=" << options_.data_root;
+  LOG(INFO) << "worker_started worker=" << identity.worker_id << " links=" << identity.link_endpoint
+            << " coordinator=" << options_.coordinator << " data_root=" << options_.data_root;
   client_ = std::make_unique<FleetClient>(
       options_.coordinator, std::move(identity),
       [this](const v1::Assignment& assignment) { return Assign(assignment); });
@@ -164,8 +163,8 @@ void Worker::TrainLoop() {
 void Worker::Train(const v1::Assignment& assignment, Session& session) {
   bool stopped = false;
   const absl::Status status = TrainOver(assignment, session, &stopped);
-  v1::AssignmentEnd::Outcome outcome = stopped ? v1::AssignmentEnd::OUTCOME_STOPPED
-                                               : v1::AssignmentEnd::OUTCOME_COMPLETED;
+  v1::AssignmentEnd::Outcome outcome =
+      stopped ? v1::AssignmentEnd::OUTCOME_STOPPED : v1::AssignmentEnd::OUTCOME_COMPLETED;
   if (!status.ok()) {
     outcome = IsInterruption(status) ? v1::AssignmentEnd::OUTCOME_INTERRUPTED
                                      : v1::AssignmentEnd::OUTCOME_FAILED;
@@ -181,17 +180,17 @@ absl::Status Worker::TrainOver(const v1::Assignment& assignment, Session& sessio
     return absl::InternalError(
         absl::StrCat("assignment names rank ", assignment.rank(), " of ", peers.size(), " peers"));
   }
-  collective::LinkOptions links{.rank = static_cast<int>(assignment.rank()),
-                                .peers = peers,
-                                .key = assignment.link_key()};
+  collective::LinkOptions links{
+      .rank = static_cast<int>(assignment.rank()), .peers = peers, .key = assignment.link_key()};
   links.cancelled = [&session] { return session.Cancelled(); };
   ASSIGN_OR_RETURN(auto communicator, collective::ConnectLinks(*listener_, links));
   session.SetLinks(communicator.get());
   const train::TrainerOptions trainer{
       .data_root = options_.data_root,
-      .threads = ThreadsFor(options_.threads, static_cast<int>(assignment.spec().workers().threads()),
-                            static_cast<int>(std::thread::hardware_concurrency()), peers,
-                            static_cast<int>(assignment.rank()))};
+      .threads =
+          ThreadsFor(options_.threads, static_cast<int>(assignment.spec().workers().threads()),
+                     static_cast<int>(std::thread::hardware_concurrency()), peers,
+                     static_cast<int>(assignment.rank()))};
   RemoteScorer scorer(options_.reward, [&session] { return session.Cancelled(); });
   auto outcome = train::RunTrainer(assignment, trainer, *communicator, session, scorer);
   session.SetLinks(nullptr);

@@ -26,10 +26,13 @@ struct WorkerOptions {
   absl::Status Validate() const;
 };
 
-// CPU threads of a rank: the flag, else the run's, else this machine's cores over the ranks that share it.
-int ThreadsFor(int flag, int run_threads, int cores, const std::vector<std::string>& peers, int rank);
+// CPU threads of a rank: the flag, else the run's, else this machine's cores over the ranks that
+// share it.
+int ThreadsFor(int flag, int run_threads, int cores, const std::vector<std::string>& peers,
+               int rank);
 
-// One trainer thread; a new assignment takes the place of the one before. Start and Stop belong to main's thread.
+// One trainer thread; a new assignment takes the place of the one before. Start and Stop belong to
+// main's thread.
 class Worker {
  public:
   static absl::StatusOr<std::unique_ptr<Worker>> Start(const WorkerOptions& options);

@@ -42,7 +42,7 @@ class RunLife(unittest.TestCase):
         self.assertTrue((export / "tokenizer.json").exists())
         # What the export holds computes finite, better-than-chance log-probabilities in an independent reading of it.
         reference = subprocess.run(
-            ["/usr/bin/python3", "tests/e2e/glm4_moe_reference.py", str(export), "--tokens", "5,6,7,8,9,10,11,12"],
+            ["/usr/bin/python3", "tests/e2e/glm4_moe_reference.py", str(export), "5,6,7,8,9,10,11,12"],
             capture_output=True, text=True)
         self.assertEqual(0, reference.returncode, reference.stderr[-2000:])
 
