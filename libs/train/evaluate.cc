@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "libs/base/status_macros.h"
 #include "libs/train/exchange.h"
 
@@ -68,10 +68,9 @@ absl::StatusOr<double> HeldoutTraces::Loss(int64_t per_pass) {
 }
 
 void ReportHeldout(RunState& state, double loss) {
-  SendEvent(
-      state, v1::EVENT_SEVERITY_INFO, "heldout_evaluated",
-      absl::StrCat("Held-out loss after step ", state.progress.step, ": ", FormatDouble(loss)),
-      {{"loss", FormatDouble(loss)}});
+  SendEvent(state, v1::EVENT_SEVERITY_INFO, "heldout_evaluated",
+            absl::StrFormat("Held-out loss after step %d: %.4f", state.progress.step, loss),
+            {{"loss", FormatDouble(loss)}});
 }
 
 }  // namespace espalier::train

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "libs/base/status_macros.h"
 #include "libs/train/evaluate.h"
 #include "libs/train/grpo.h"
@@ -188,8 +189,8 @@ class ReinforceStage final : public Stage {
                                                           : "during";
     SendEvent(
         state_, v1::EVENT_SEVERITY_INFO, "reinforce_evaluation",
-        absl::StrCat("Held-out problems ", name, " reinforcement: accuracy ", metrics.accuracy(),
-                     ", ", metrics.mean_trace_tokens(), " tokens a trace"),
+        absl::StrFormat("Held-out problems %s reinforcement: %.1f%% correct, %.1f tokens a trace.",
+                        name, 100 * metrics.accuracy(), metrics.mean_trace_tokens()),
         {{"phase", name},
          {"traces", absl::StrCat(metrics.traces())},
          {"accuracy", FormatDouble(metrics.accuracy())},

@@ -109,7 +109,8 @@ void Run::SendStageEvent(const std::string& name) {
   const uint32_t index = state_.progress.stage_index;
   const std::string stage = spec::StageName(state_.spec.stages(static_cast<int>(index)));
   SendEvent(state_, v1::EVENT_SEVERITY_INFO, name,
-            absl::StrCat("Stage ", index, " (", stage, "): ", name),
+            absl::StrCat("Stage ", index + 1, " of ", state_.spec.stages_size(), ", ", stage,
+                         name == "stage_started" ? ", begins." : ", is done."),
             {{"stage", stage}, {"index", absl::StrCat(index)}});
 }
 
