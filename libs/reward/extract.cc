@@ -18,6 +18,8 @@ namespace {
 constexpr size_t kNone = absl::string_view::npos;
 // Longer texts are no answers by themselves.
 constexpr size_t kWholeBytesMax = 400;
+// Formulas are looked for in the end of a text only.
+constexpr size_t kTailBytes = 4000;
 
 constexpr std::array<absl::string_view, 3> kThinkOpen = {"<think>", "<thinking>", "<reasoning>"};
 constexpr std::array<absl::string_view, 3> kThinkClose = {"</think>", "</thinking>",
@@ -82,10 +84,13 @@ Range FindLastNumber(absl::string_view text) {
   return {begin, end};
 }
 
-// The last formula of the text, if what follows it is short.
+// The last formula of the text; `size` is 0 when there is none near its end.
 MathRegion FindLastMath(absl::string_view text) {
   MathRegion last;
-  for (size_t at = 0; at < text.size();) {
+  // From the start of a line, since formulas seldom run over one.
+  size_t at = text.size() > kTailBytes ? text.size() - kTailBytes : 0;
+  if (at > 0) at = std::min(text.find('\n', at), text.size());
+  while (at < text.size()) {
     const MathRegion region = MathAt(text, at);
     if (region.size == 0) {
       ++at;

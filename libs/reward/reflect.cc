@@ -13,7 +13,7 @@ namespace espalier::reward {
 namespace {
 
 // Different statements that one trace may have verified; those behind are not counted.
-constexpr size_t kDistinctMax = 128;
+constexpr size_t kDistinctMax = 64;
 
 constexpr std::array<absl::string_view, 20> kCues = {
     "wait",          "hmm",          "hm,",          "let me check",   "let me double",

@@ -14,6 +14,9 @@ namespace espalier::reward {
 namespace {
 
 constexpr size_t kNone = absl::string_view::npos;
+// Sentences longer than this end here: nothing that long is an answer, and each is looked at once a
+// marker.
+constexpr size_t kSentenceBytesMax = 4000;
 
 // Phrases of other languages that the answer follows, lower case.
 constexpr std::array<absl::string_view, 34> kPhrases = {"答案是",
@@ -187,6 +190,10 @@ class Finder {
   std::vector<Statement> Run() {
     size_t at = 0;
     while (at < text_.size()) at = Step(at);
+    for (Statement& statement : statements_) {
+      if (statement.text.empty())
+        statement.text = std::string(Content(statement.begin, statement.end));
+    }
     return std::move(statements_);
   }
 
@@ -202,20 +209,21 @@ class Finder {
       // Never closed: nothing behind it can be closed either, but a later box may be.
       return at + 1;
     }
-    if (c == '#' && HoldsAt(text_, at, "####")) {
-      size_t begin = at + 4;
-      while (begin < text_.size() && text_[begin] == ' ') ++begin;
-      const size_t line = std::min(text_.find('\n', begin), text_.size());
-      // A "####" before words is a heading of a document, not an answer.
-      if (begin < line && text_[begin] != '#') Add({at, begin, line, line, "", "hash"});
-      return std::max(begin, at + 4);
-    }
+    if (c == '#' && HoldsAt(text_, at, "####")) return AddHash(at);
     const size_t behind = MatchPhrase(text_, at);
     if (behind != kNone && behind < text_.size()) {
       AddPhrase(at, behind);
       return behind;
     }
     return at + 1;
+  }
+
+  // The text up to where a sentence that starts at `begin` ends at the latest.
+  absl::string_view Reach(size_t begin) const {
+    return text_.substr(0, std::min(text_.size(), begin + kSentenceBytesMax));
+  }
+  absl::string_view Content(size_t begin, size_t end) const {
+    return TrimAnswer(text_.substr(begin, end - begin));
   }
 
   bool InLast(size_t at) const { return !statements_.empty() && at < statements_.back().stop; }
@@ -237,7 +245,8 @@ class Finder {
       last.stop = std::max(last.stop, box.behind);
       return;
     }
-    Add({marker, box.begin, box.end, StopOf(box.behind), std::string(content), "boxed"});
+    statements_.push_back(
+        {marker, box.begin, box.end, StopOf(box.behind), std::string(content), "boxed"});
   }
 
   void AddPhrase(size_t marker, size_t begin) {
@@ -258,25 +267,29 @@ class Finder {
       if (begin < statements_.back().stop) {
         sentence = {statements_.back().end, statements_.back().stop};
       } else {
-        sentence = FindSentenceEnd(text_, begin);
+        sentence = FindSentenceEnd(Reach(begin), begin);
       }
       statements_.pop_back();
     } else {
-      sentence = FindSentenceEnd(text_, begin);
+      sentence = FindSentenceEnd(Reach(begin), begin);
     }
-    const absl::string_view content = TrimAnswer(text_.substr(begin, sentence.end - begin));
+    const absl::string_view content = Content(begin, sentence.end);
     if (content.empty()) return;
-    Add({marker, begin, begin + content.size(), sentence.stop, std::string(content),
-         "answer_phrase"});
+    statements_.push_back(
+        {marker, begin, begin + content.size(), sentence.stop, "", "answer_phrase"});
   }
 
-  void Add(Statement statement) {
-    if (statement.text.empty()) {
-      statement.text =
-          std::string(TrimAnswer(text_.substr(statement.begin, statement.end - statement.begin)));
-    }
-    if (statement.text.empty()) return;
-    statements_.push_back(std::move(statement));
+  // Returns where to go on.
+  size_t AddHash(size_t marker) {
+    size_t begin = marker + 4;
+    while (begin < text_.size() && text_[begin] == ' ') ++begin;
+    const absl::string_view reach = Reach(begin);
+    const size_t end = std::min(reach.find('\n', begin), reach.size());
+    if (begin >= end || text_[begin] == '#') return begin;
+    const absl::string_view content = Content(begin, end);
+    if (!content.empty())
+      statements_.push_back({marker, begin, begin + content.size(), end, "", "hash"});
+    return begin;
   }
 
   size_t StopOf(size_t at) {
@@ -286,7 +299,7 @@ class Finder {
     for (const absl::string_view close : {"\\)", "\\]"}) {
       if (HoldsAt(text_, at, close)) at += close.size();
     }
-    return FindSentenceEnd(text_, at).stop;
+    return FindSentenceEnd(Reach(at), at).stop;
   }
 
   const absl::string_view text_;

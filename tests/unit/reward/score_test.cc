@@ -1,5 +1,6 @@
 // Goal: the reward's formulas, and that no form of bad trace pays. Method: traces of the reasoning
 // task with parts worked out by hand, properties over all options, hostile traces last.
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -189,6 +190,39 @@ TEST(ScoreGroup, StatementsInTheThinkingAreReflections) {
       ScoreOne("<think>The answer is 14. Let me check: The answer is 14.</think>The answer is 14.");
   EXPECT_EQ(Verdict::kCorrect, score.verification.verdict);
   EXPECT_EQ(2, score.reflections);
+}
+
+TEST(ScoreGroup, HostileMegabytesTakeLinearTime) {
+  for (const char* piece : {"\\boxed{",
+                            "The answer is ",
+                            "answer: ",
+                            "\\(",
+                            "$",
+                            "<answer>",
+                            "1 ",
+                            "\\boxed{1} ",
+                            "#### ",
+                            "#### 1\n",
+                            "wait. ",
+                            "{",
+                            "(",
+                            "The answer is 5 ",
+                            "The answer is $",
+                            "\\[ \\boxed{7",
+                            "答案是5。",
+                            "answer to ",
+                            "the answer is x+1. ",
+                            "</think>",
+                            "\\\\"}) {
+    std::string text;
+    while (text.size() < (1u << 20)) text += piece;
+    const auto start = std::chrono::steady_clock::now();
+    const TraceScore score = ScoreOne(text);
+    const double took =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    EXPECT_NE(Verdict::kCorrect, score.verification.verdict) << piece;
+    EXPECT_LT(took, 20 * ESPALIER_HOSTILE_SECONDS) << piece;
+  }
 }
 
 TEST(Shape, ReflectionPartIsALineBetweenItsBounds) {
