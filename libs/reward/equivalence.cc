@@ -90,6 +90,14 @@ Side TakeAssignmentOff(Side side, std::string* name) {
     if (relation.children.size() == 2 && IsName(right) && IsConstant(left)) return left;
     return side;
   }
+  // "3 = 5" says nothing.
+  if (name->empty()) {
+    Budget budget{2000};
+    mpq_class a, b;
+    const bool known = EvaluateExact(*left.expression, left.node, &budget, &a) == Outcome::kValue &&
+                       EvaluateExact(*right.expression, right.node, &budget, &b) == Outcome::kValue;
+    if (known && a != b) return side;
+  }
   return right;
 }
 

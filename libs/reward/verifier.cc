@@ -2,6 +2,7 @@
 // parsed and compared.
 #include "libs/reward/verifier.h"
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -86,11 +87,28 @@ bool BracketsMatch(absl::string_view text) {
   return round == 0 && curly == 0;
 }
 
+bool HasDigit(absl::string_view text) { return std::any_of(text.begin(), text.end(), IsDigit); }
+
+// "14, since 12 + 2 = 14": the answer stands before its reason. Empty when there is no reason.
+absl::string_view BeforeReason(absl::string_view text) {
+  size_t first = absl::string_view::npos;
+  for (const absl::string_view reason : {" because", " since ", ", as ", ", so ", ", which",
+                                         ", where ", "; ", " (since", " (because"}) {
+    first = std::min(first, FindWithoutCase(text, reason));
+  }
+  if (first == absl::string_view::npos) return {};
+  absl::string_view head = Trim(text.substr(0, first));
+  while (!head.empty() && (head.back() == ',' || head.back() == ';')) head.remove_suffix(1);
+  return Trim(head);
+}
+
 // "the largest n is 34": what is said behind the last "is"; between words of other scripts: the
 // only part that holds a digit.
 absl::string_view Said(absl::string_view text) {
   const size_t is = text.rfind(" is ");
-  if (is != absl::string_view::npos) return Trim(text.substr(is + 4));
+  // "13, but what matters is 14" has said 13.
+  if (is != absl::string_view::npos)
+    return HasDigit(text.substr(0, is)) ? absl::string_view() : Trim(text.substr(is + 4));
   absl::string_view only;
   for (size_t at = 0; at < text.size();) {
     size_t end = at;
@@ -288,13 +306,24 @@ Verification Verifier::VerifyProse(absl::string_view text, int depth) const {
   if (Hedges(text))
     return Make(Verdict::kWrong, "hedged", "The answer takes itself back or offers several.");
   if (depth < kProseDepthMax) {
+    const absl::string_view head = BeforeReason(text);
+    if (!head.empty()) return VerifyParsed(head, depth + 1);
     const absl::string_view said = Said(text);
     if (!said.empty() && said.size() < text.size()) return VerifyParsed(said, depth + 1);
     const std::vector<absl::string_view> formulas = Formulas(text);
-    if (formulas.size() == 1 && !formulas[0].empty()) return VerifyParsed(formulas[0], depth + 1);
+    // Numbers beside the formula, or before the "=", would be other answers.
+    if (formulas.size() == 1 && !formulas[0].empty()) {
+      const size_t begin = static_cast<size_t>(formulas[0].data() - text.data());
+      if (HasDigit(text.substr(0, begin)) || HasDigit(text.substr(begin + formulas[0].size()))) {
+        return Make(Verdict::kWrong, "several", "The answer holds a formula and other numbers.");
+      }
+      return VerifyParsed(formulas[0], depth + 1);
+    }
     const size_t equals = text.rfind('=');
-    if (equals != absl::string_view::npos && equals + 1 < text.size() && formulas.empty()) {
-      return VerifyParsed(Trim(text.substr(equals + 1)), depth + 1);
+    if (equals != absl::string_view::npos && formulas.empty() &&
+        !HasDigit(text.substr(0, equals))) {
+      const absl::string_view value = Trim(text.substr(equals + 1));
+      if (!value.empty()) return VerifyParsed(value, depth + 1);
     }
     if (!formulas.empty())
       return Make(Verdict::kWrong, "several", "The answer holds several formulas.");

@@ -136,6 +136,18 @@ INSTANTIATE_TEST_SUITE_P(Prose, Equal,
                                          Pair{"The answer is \\boxed{14}.", "14"},
                                          Pair{"12 * 2 = 24\n#### 24", "24"}));
 
+INSTANTIATE_TEST_SUITE_P(Reasons, Equal,
+                         testing::Values(Pair{"14", "14, since 12 + 2 = 14"},
+                                         Pair{"14", "14 because 7 * 2 is 14"},
+                                         Pair{"34", "The largest $n$ is 34"},
+                                         Pair{"72", "the number of clips = 72"},
+                                         Pair{"2/5", "每份应该是 (\\frac{2}{5}) 吨"}));
+INSTANTIATE_TEST_SUITE_P(
+    Reasons, Different,
+    testing::Values(Pair{"14", "13, since 12 + 2 = 14"}, Pair{"14", "13, but what matters is 14"},
+                    Pair{"14", "13 and also $14$ works"}, Pair{"14", "between 13 and $14$ apples"},
+                    Pair{"5", "3 = 5"}, Pair{"14", "I had 13 = 14"}, Pair{"14", "2x = 14"}));
+
 TEST(VerifyAnswer, AnUnreadableReferenceAbstains) {
   for (const char* reference : {"", "  ", "\\frac{1}{", "(((("}) {
     const Verification verification = VerifyAnswer(reference, "5");
