@@ -320,8 +320,10 @@ Verification Verifier::VerifyProse(absl::string_view text, int depth) const {
       return VerifyParsed(formulas[0], depth + 1);
     }
     const size_t equals = text.rfind('=');
-    if (equals != absl::string_view::npos && formulas.empty() &&
-        !HasDigit(text.substr(0, equals))) {
+    // A limit or an integral is one term, whatever numbers are in it.
+    const bool one_term = HoldsAt(text, 0, "\\lim") || HoldsAt(text, 0, "\\int");
+    const bool bare = formulas.empty() && equals != absl::string_view::npos;
+    if (bare && (one_term || !HasDigit(text.substr(0, equals)))) {
       const absl::string_view value = Trim(text.substr(equals + 1));
       if (!value.empty()) return VerifyParsed(value, depth + 1);
     }
