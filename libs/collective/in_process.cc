@@ -139,10 +139,11 @@ class InProcessCommunicator final : public Communicator {
     meeting_->offers()[rank_] = {data, sizes, length};
     return meeting_->Wait();
   }
-  // Buffers may be changed again once everybody has read them.
+  // Buffers may be changed again once everybody has read them; only then does a rank that saw a
+  // mismatch end the group.
   absl::Status Finish(const absl::Status& result) {
+    const absl::Status met = meeting_->Wait();
     if (!result.ok()) meeting_->Abort(result);
-    absl::Status met = meeting_->Wait();
     return result.ok() ? met : result;
   }
 

@@ -17,7 +17,7 @@ constexpr uint32_t kMagic = 0x4c505345;  // "ESPL"
 constexpr uint32_t kVersion = 1;
 constexpr uint32_t kKeyBytes = 64;
 // A stranger that connects and says nothing holds up the others no longer than this.
-constexpr absl::Duration kGreetingTimeout = absl::Seconds(5);
+constexpr absl::Duration kGreetingTimeout = absl::Seconds(2);
 
 // What the connecting rank says first. The key is padded with zeros or cut.
 struct Greeting {
@@ -77,15 +77,30 @@ absl::StatusOr<Socket> ConnectToRank(const LinkOptions& options, int peer, absl:
     if (!last.ok()) continue;
     Socket socket = std::move(connected).value();
     last = SendAll(socket, std::as_bytes(std::span(&greeting, 1)), deadline);
+    // The kernel takes a connection before the peer does: its answer may be long in coming.
+    while (last.ok() && !WaitReadable(socket, std::min(deadline, absl::Now() + kSlice))) {
+      RETURN_IF_ERROR(CheckWanted(options));
+      if (absl::Now() >= deadline) last = absl::DeadlineExceededError("it did not answer");
+    }
     uint32_t answer = 0;
-    if (last.ok())
+    if (last.ok()) {
       last = ReceiveAll(socket, std::as_writable_bytes(std::span(&answer, 1)), deadline);
+    }
     if (last.ok() && answer == kMagic) return socket;
     // The peer may still serve an earlier group: it turns this key away until it has moved on.
     absl::SleepFor(absl::Milliseconds(50));
   }
   return absl::UnavailableError(
       absl::StrCat("no link to rank ", peer, " at ", options.peers[peer], ": ", last.message()));
+}
+
+// "rank 2, rank 3": the higher ranks that have not come.
+std::string MissingRanks(const std::vector<Socket>& links, int rank) {
+  std::string names;
+  for (size_t peer = rank + 1; peer < links.size(); ++peer) {
+    if (!links[peer].valid()) absl::StrAppend(&names, names.empty() ? "rank " : ", rank ", peer);
+  }
+  return names;
 }
 
 // Accepts until every higher rank has come; strangers and leftovers of other groups are dropped.
@@ -99,9 +114,9 @@ absl::Status AcceptHigherRanks(TcpListener& listener, const LinkOptions& options
     auto accepted = AcceptTcp(listener.socket(), std::min(deadline, absl::Now() + kSlice));
     if (absl::IsDeadlineExceeded(accepted.status()) && absl::Now() < deadline) continue;
     if (!accepted.ok()) {
-      return absl::UnavailableError(absl::StrCat(
-          "rank ", options.rank, " waits for ", missing, " of ", size, " ranks to connect to ",
-          listener.endpoint(), ": ", accepted.status().message()));
+      return absl::UnavailableError(
+          absl::StrCat("rank ", options.rank, " waited in vain at ", listener.endpoint(), " for ",
+                       MissingRanks(links, options.rank), ": ", accepted.status().message()));
     }
     Socket socket = std::move(accepted).value();
     Greeting greeting;

@@ -182,6 +182,10 @@ absl::Status ReceiveAll(const Socket& socket, std::span<std::byte> data, absl::T
   return absl::OkStatus();
 }
 
+bool WaitReadable(const Socket& socket, absl::Time deadline) {
+  return WaitFor(socket, POLLIN, deadline, "receive").ok();
+}
+
 void TuneLink(const Socket& socket) {
   const int on = 1, bytes = kBufferBytes;
   setsockopt(socket.fd(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));

@@ -48,6 +48,9 @@ absl::StatusOr<Socket> AcceptTcp(const Socket& listener, absl::Time deadline);
 absl::Status SendAll(const Socket& socket, std::span<const std::byte> data, absl::Time deadline);
 absl::Status ReceiveAll(const Socket& socket, std::span<std::byte> data, absl::Time deadline);
 
+// False when nothing has come by `deadline`; a closed socket counts as readable.
+bool WaitReadable(const Socket& socket, absl::Time deadline);
+
 // Sets up a connected socket for links: non-blocking, no delay, large buffers.
 void TuneLink(const Socket& socket);
 

@@ -25,6 +25,12 @@ FleetClient::FleetClient(const std::string& coordinator, WorkerIdentity identity
       stub_(v1::FleetService::NewStub(rpc::MakeChannel(coordinator))) {}
 
 void FleetClient::Run() {
+  StayAttached();
+  absl::MutexLock lock(&mutex_);
+  over_ = true;
+}
+
+void FleetClient::StayAttached() {
   absl::Duration pause = kRetryFirst;
   absl::Time said = absl::InfinitePast();
   while (!stopping()) {
@@ -49,27 +55,35 @@ bool FleetClient::Serve() {
   {
     absl::MutexLock lock(&mutex_);
     welcomed_ = broken_ = false;
+    context_ = &context;
   }
-  if (!SendHello(*stream)) {
+  const bool welcomed = Converse(context, *stream);
+  absl::MutexLock lock(&mutex_);
+  context_ = nullptr;
+  return welcomed;
+}
+
+bool FleetClient::Converse(grpc::ClientContext& context, Stream& stream) {
+  if (!SendHello(stream)) {
     context.TryCancel();
-    stream->Finish();
+    stream.Finish();
     return false;
   }
   std::thread reader([&] {
     v1::AttachResponse word;
-    while (stream->Read(&word)) Handle(word);
+    while (stream.Read(&word)) Handle(word);
     absl::MutexLock lock(&mutex_);
     broken_ = true;
   });
-  WriteLoop(*stream);
+  WriteLoop(stream);
   // A clean end tells the coordinator that this worker leaves; a broken stream gets no more words.
   if (stopping()) {
-    stream->WritesDone();
+    stream.WritesDone();
   } else {
     context.TryCancel();
   }
   reader.join();
-  const grpc::Status status = stream->Finish();
+  const grpc::Status status = stream.Finish();
   absl::MutexLock lock(&mutex_);
   if (welcomed_ && !stopping_) {
     LOG(WARNING) << "stream_broken coordinator=" << coordinator_ << " cause=\""
@@ -186,6 +200,9 @@ void FleetClient::Stop(absl::Duration grace) {
   absl::MutexLock lock(&mutex_);
   stopping_ = true;
   stop_at_ = absl::Now() + grace;
+  // A coordinator that hangs without closing must not keep this worker from leaving.
+  mutex_.AwaitWithDeadline(absl::Condition(&over_), stop_at_);
+  if (!over_ && context_ != nullptr) context_->TryCancel();
 }
 
 void FleetClient::Wake() {

@@ -35,7 +35,8 @@ class FleetClient {
 
   // Until Stop. A coordinator that is away is tried again; meanwhile the session's words are kept.
   void Run();
-  // Ends Run: says what is still to be said, for at most `grace`, then closes the stream cleanly.
+  // Ends Run: says what is still to be said and closes the stream cleanly; after `grace` it is cut
+  // off. Run has ended, or is about to, when this returns.
   void Stop(absl::Duration grace);
   // A session has words to send.
   void Wake();
@@ -43,8 +44,11 @@ class FleetClient {
  private:
   using Stream = grpc::ClientReaderWriter<v1::AttachRequest, v1::AttachResponse>;
 
+  // Streams one after another until Stop.
+  void StayAttached();
   // One stream's life; true when it got as far as a Welcome.
   bool Serve();
+  bool Converse(grpc::ClientContext& context, Stream& stream);
   bool SendHello(Stream& stream);
   // Sends words and heartbeats until the stream breaks or Stop.
   void WriteLoop(Stream& stream);
@@ -70,6 +74,8 @@ class FleetClient {
   absl::Duration heartbeat_ ABSL_GUARDED_BY(mutex_) = absl::Seconds(1);
   absl::Time stop_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool over_ ABSL_GUARDED_BY(mutex_) = false;                       // Run has returned
+  grpc::ClientContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;  // of the stream that is open
 };
 
 }  // namespace espalier::worker

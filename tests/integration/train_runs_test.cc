@@ -183,11 +183,14 @@ TEST_F(TrainRuns, PolicyGradientRaisesTheReward) {
   v1::ReinforceStage* stage = AddReinforce(&spec, 12);
   stage->mutable_optimizer()->set_learning_rate(2e-2);
   stage->set_eval_prompts(64);
-  // The share of bytes below 'A': every token counts, and an untrained model gets about half.
+  // The share of characters below 'A': every token counts, and an untrained model gets a quarter.
   LocalScorer scorer([](const v1::Trace& trace) {
-    int low = 0;
-    for (const char c : trace.text()) low += static_cast<unsigned char>(c) < 'A';
-    return static_cast<double>(low) / (1.0 + static_cast<double>(trace.text().size()));
+    int low = 0, characters = 0;
+    for (const char c : trace.text()) {
+      low += static_cast<unsigned char>(c) < 'A';
+      characters += (static_cast<unsigned char>(c) & 0xC0) != 0x80;
+    }
+    return static_cast<double>(low) / (1.0 + characters);
   });
   RunRequest request;
   request.ranks = 2;
