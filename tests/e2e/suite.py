@@ -142,6 +142,11 @@ class Suite:
         points = self.json("run", "series", run_id).get("points", [])
         return {int(point["step"]): point.get("loss", 0.0) for point in points}
 
+    def first_decision_step(self, run_id):
+        """Step after which the run's first decision took effect; None without one."""
+        decisions = self.json("plan", "list", run_id).get("decisions", [])
+        return min((int(d["applied_step"]) for d in decisions if "applied_step" in d), default=None)
+
 
 def write_corpus(path, lines=3000, seed=7):
     """Plain English-like text that any machine makes alike: a small grammar with a skewed choice of words."""

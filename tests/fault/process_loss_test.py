@@ -19,35 +19,42 @@ class ProcessLoss(unittest.TestCase):
         write_corpus(self.suite.data / "corpus.txt")
 
     def undisturbed(self):
-        run = self.suite.wait_end(self.suite.submit(TINY, **CHANGES))
-        return self.suite.losses(run["run_id"])
+        return self.suite.wait_end(self.suite.submit(TINY, **CHANGES))["run_id"]
 
-    def pretrain_losses_equal(self, expected, actual):
+    def pretrain_losses_equal(self, undisturbed, disturbed):
+        """No step is missing, and the losses are the same bits: over all of pretraining when the prune fell on the same step (it is
+        commanded while training goes on, so that is a matter of timing), else up to the earlier one."""
+        expected, actual = self.suite.losses(undisturbed), self.suite.losses(disturbed)
         self.assertEqual(sorted(expected), sorted(actual))
-        steps = [step for step in sorted(expected) if step <= 60]
+        first, second = (self.suite.first_decision_step(run) for run in (undisturbed, disturbed))
+        self.assertIsNotNone(first)
+        self.assertIsNotNone(second)
+        last = 60 if first == second else min(first, second)
+        self.assertGreaterEqual(last, 20)
+        steps = [step for step in sorted(expected) if step <= last]
         self.assertEqual([expected[s] for s in steps], [actual[s] for s in steps])
 
     def test_killed_worker_is_replaced_and_the_loss_curve_is_the_same(self):
         suite = self.suite
-        expected = self.undisturbed()
+        undisturbed = self.undisturbed()
         run_id = suite.submit(TINY, **CHANGES)
         suite.wait_step(run_id, 35)
         suite.kill("worker-1")
         suite.start_worker(1)
         suite.wait_end(run_id, seconds=180)
         self.assertGreater(int(suite.run(run_id)["epoch"]), 1)
-        self.pretrain_losses_equal(expected, suite.losses(run_id))
+        self.pretrain_losses_equal(undisturbed, run_id)
 
     def test_coordinator_restart_loses_no_report_and_stops_no_step(self):
         suite = self.suite
-        expected = self.undisturbed()
+        undisturbed = self.undisturbed()
         run_id = suite.submit(TINY, **CHANGES)
         suite.wait_step(run_id, 30)
         suite.kill("coordinator")
         suite.start_coordinator()
         run = suite.wait_end(run_id, seconds=180)
         self.assertEqual(1, int(run["epoch"]), "the workers should have reattached to the same epoch")
-        self.pretrain_losses_equal(expected, suite.losses(run_id))
+        self.pretrain_losses_equal(undisturbed, run_id)
 
     def test_reward_service_may_go_and_come_back(self):
         suite = self.suite
