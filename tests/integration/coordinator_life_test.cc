@@ -202,6 +202,7 @@ TEST(CoordinatorLife, RecordsLoadsSeriesEventsAndLayout) {
   Harness harness;
   FakeWorker a("a"), b("b");
   a.Attach(harness.address());
+  ASSERT_TRUE(a.WaitWelcome().has_value()) << "ranks go by the order of arrival";
   b.Attach(harness.address());
   const std::string id = harness.MustSubmit(SmallSpec("recorded", 2, 100));
   ASSERT_TRUE(a.WaitAssignment().has_value());
