@@ -49,6 +49,9 @@ class Store {
   virtual absl::Status Scan(Table table, const std::string& begin, const std::string& end, bool reverse,
                             const std::function<bool(const std::string& key, const std::string& value)>& visit) const = 0;
   virtual absl::Status health() const = 0;
+  // Writes a consistent copy of everything that is durable now to `directory`, which must not exist; Open reads it like any
+  // other. AlreadyExists, or the cause. Shares files with the original where both lie on one filesystem.
+  virtual absl::Status Backup(const std::string& directory) const { return absl::UnimplementedError(directory); }
 };
 
 // First key after every key that starts with Key(id): the end of a scan over one run.
@@ -80,6 +83,11 @@ class LoadHistory {
   virtual absl::Status TruncateAfter(const std::string& run_id, uint64_t step) = 0;
   virtual absl::StatusOr<std::vector<LoadBlock>> Read(const std::string& run_id, uint32_t layer, uint64_t first_step,
                                                       uint64_t last_step, uint32_t resolution) const = 0;
+  // Drops the rows of `resolution` that lie wholly before `step`, as far as a coarser resolution holds them already (the coarsest
+  // goes too). Durable when it returns OK; space comes back with compaction. Reads at an expired resolution begin later.
+  virtual absl::Status Expire(const std::string& run_id, uint32_t, uint64_t) { return absl::UnimplementedError(run_id); }
+  // First step that `resolution` still holds; 0 when nothing has expired.
+  virtual absl::StatusOr<uint64_t> FirstKept(const std::string&, uint32_t) const { return uint64_t{0}; }
 };
 
 }  // namespace espalier::history

@@ -1,4 +1,4 @@
-// PlanLayers: pruning and placement of each layer in one pass, with the figures that certify it.
+// MakePlan: pruning and placement of each layer in one pass, with the figures that certify it.
 #include "libs/planner/joint.h"
 
 #include <algorithm>
@@ -47,12 +47,18 @@ LayerPlan PlanLayer(const LayerState& state, const PruneOptions& prune,
 
 }  // namespace
 
-std::vector<LayerPlan> PlanLayers(std::span<const LayerState> layers, const PruneOptions& prune,
-                                  const PlacementOptions& placement) {
-  std::vector<LayerPlan> plans;
-  plans.reserve(layers.size());
-  for (const LayerState& state : layers) plans.push_back(PlanLayer(state, prune, placement));
-  return plans;
+JointPlan MakePlan(const PlanRequest& request) {
+  JointPlan plan;
+  PlacementOptions placement;
+  placement.rank_count = request.topology.rank_count;
+  placement.extra_slots = request.extra_slots;
+  placement.tolerance = request.tolerance;
+  for (const LayerState& state : request.layers) {
+    PruneOptions prune = request.prune;
+    if (!request.prunable.contains(state.layer)) prune.beta = 0;
+    plan.layers.push_back(PlanLayer(state, prune, placement));
+  }
+  return plan;
 }
 
 }  // namespace espalier::planner

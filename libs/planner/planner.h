@@ -16,6 +16,7 @@ struct LayerState {
   std::vector<int> ranks;
   std::vector<double> loads;           // newest window
   std::vector<double> previous_loads;  // the window before it; empty when there is none
+  std::vector<double> scores;          // what pruning judges by; empty: the loads
 };
 
 struct StabilityOptions {
