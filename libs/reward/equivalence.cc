@@ -20,7 +20,11 @@ namespace {
 constexpr size_t kElementsMax = 64;
 
 // The weaker of two decisions that must both hold.
-Decision Both(const Decision& a, const Decision& b) { return a.match >= b.match ? a : b; }
+Decision Both(const Decision& a, const Decision& b) {
+  Decision both = a.match >= b.match ? a : b;
+  both.tested = a.tested || b.tested;
+  return both;
+}
 
 struct Side {
   const Expression* expression;

@@ -17,6 +17,7 @@ enum class Match {
 struct Decision {
   Match match = Match::kUnknown;
   const char* rule = "";  // which comparison decided
+  bool tested = false;    // it rests on evaluation at points
 };
 inline bool IsYes(const Decision& decision) {
   return decision.match == Match::kEqual || decision.match == Match::kProbable;

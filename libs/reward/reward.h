@@ -27,6 +27,9 @@ struct Verification {
   std::string reason;  // one sentence
   std::string rule;
   std::string canonical_reference, canonical_answer;
+  // The verdict follows from an exact comparison; false where it rests on identity testing at
+  // points, and for kAbstain.
+  bool proved = false;
 };
 struct VerifyOptions {
   bool strict_units =

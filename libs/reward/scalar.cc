@@ -33,9 +33,9 @@ Decision ByNumbers(const NodePair& pair, const mpq_class& half, Budget* budget) 
                              tolerance, budget)) {
     case Comparison::kEqual:
       return {tolerance > 0 ? Match::kEqual : Match::kProbable,
-              tolerance > 0 ? "decimal_rounded" : "numeric_identity"};
+              tolerance > 0 ? "decimal_rounded" : "numeric_identity", true};
     case Comparison::kDifferent:
-      return {Match::kDifferent, "numeric_identity"};
+      return {Match::kDifferent, "numeric_identity", true};
     case Comparison::kUnknown:
       break;
   }

@@ -26,6 +26,7 @@ Verification Make(Verdict verdict, const char* rule, std::string reason) {
   verification.verdict = verdict;
   verification.rule = rule;
   verification.reason = std::move(reason);
+  verification.proved = verdict != Verdict::kAbstain;
   return verification;
 }
 
@@ -295,6 +296,7 @@ Verification Verifier::VerifyParsed(absl::string_view answer_text, int depth) co
                           "Neither equality nor difference was found within the budget.");
       break;
   }
+  if (decision.match == Match::kProbable || decision.tested) verification.proved = false;
   Budget text_budget{500};
   verification.canonical_reference = ToText(*reference, reference->root, &text_budget);
   verification.canonical_answer = ToText(answer.expression, answer.expression.root, &text_budget);
