@@ -43,6 +43,7 @@ uint64_t CompleteStep::ExpertsAlive() const {
 
 void LoadBook::Restart(uint64_t step) {
   pending_.clear();
+  whole_count_ = 0;
   complete_step_ = step;
 }
 
@@ -57,10 +58,19 @@ absl::Status LoadBook::Check(const v1::StepReport& report) const {
                                                    "; steps count from 1, first to last"));
   }
   for (const v1::LayerLoads& layer : report.loads()) {
+    if (layer.layer() >= kLayersMax) {
+      return absl::InvalidArgumentError(absl::StrCat("report.loads: layer ", layer.layer(),
+                                                     "; layers are numbered below ", kLayersMax));
+    }
     if (layer.experts_size() != layer.tokens_size()) {
       return absl::InvalidArgumentError(absl::StrCat("report.loads of layer ", layer.layer(), ": ",
                                                      layer.experts_size(), " experts but ",
                                                      layer.tokens_size(), " token counts"));
+    }
+    if (layer.output_norms_size() != 0 && layer.output_norms_size() != layer.experts_size()) {
+      return absl::InvalidArgumentError(absl::StrCat("report.loads of layer ", layer.layer(), ": ",
+                                                     layer.experts_size(), " experts but ",
+                                                     layer.output_norms_size(), " output norms"));
     }
     for (const uint32_t expert : layer.experts()) {
       if (expert >= expert_count_) {
@@ -73,92 +83,124 @@ absl::Status LoadBook::Check(const v1::StepReport& report) const {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<CompleteStep>> LoadBook::Add(v1::StepReport report) {
+absl::StatusOr<std::vector<CompleteStep>> LoadBook::Add(const v1::StepReport& report) {
   RETURN_IF_ERROR(Check(report));
   std::vector<CompleteStep> complete;
   if (report.first_step() <= complete_step_) return complete;
 
   Partial& partial = pending_[report.first_step()];
-  if (partial.reports.empty()) {
-    partial.last_step = report.last_step();
-    partial.reports.resize(rank_count_);
-  } else if (partial.last_step != report.last_step()) {
+  if (partial.reported.empty()) {
+    partial.step.first_step = report.first_step();
+    partial.step.last_step = report.last_step();
+    partial.reported.resize(rank_count_);
+  } else if (partial.step.last_step != report.last_step()) {
     return absl::InvalidArgumentError(absl::StrCat("report.last_step: ", report.last_step(),
                                                    " from rank ", report.rank(), "; others said ",
-                                                   partial.last_step));
+                                                   partial.step.last_step));
   }
-  std::optional<v1::StepReport>& slot = partial.reports[report.rank()];
-  if (!slot.has_value()) {
-    ++partial.count;
-    slot = std::move(report);
-  }
-
-  // A rank that lost a report must not hold up the others for ever.
-  const auto waiting = [&] {
-    return std::count_if(pending_.begin(), pending_.end(),
-                         [&](const auto& entry) { return entry.second.count == rank_count_; });
-  };
-  while (!pending_.empty()) {
-    const auto oldest = pending_.begin();
-    if (oldest->second.count == rank_count_) {
-      complete.push_back(Join(oldest->first, oldest->second));
-    } else if (pending_.size() > kPendingMax ||
-               (pending_.size() > kPatience && waiting() >= kPatience)) {
-      lost_steps_ += oldest->second.last_step - oldest->first + 1;
-    } else {
-      break;
-    }
-    complete_step_ = std::max(complete_step_, oldest->second.last_step);
-    pending_.erase(oldest);
-  }
+  if (partial.reported[report.rank()]) return complete;
+  partial.reported[report.rank()] = true;
+  Join(report, &partial);
+  if (++partial.count == rank_count_) ++whole_count_;
+  Advance(&complete);
   return complete;
 }
 
-CompleteStep LoadBook::Join(uint64_t first_step, const Partial& partial) const {
-  CompleteStep step;
-  step.first_step = first_step;
-  step.last_step = partial.last_step;
-  std::map<uint32_t, LayerStep> layers;
-  for (const auto& report : partial.reports) {
-    step.tokens += static_cast<double>(report->tokens());
-    step.seconds = std::max(step.seconds, Seconds(report->duration()));
-    step.experts_seconds = std::max(step.experts_seconds, report->phases().experts_seconds());
-    if (report->has_metrics() && !step.metrics.has_value()) {
-      step.metrics = report->metrics();
-      step.stage = report->stage();
-      step.stage_index = report->stage_index();
-    }
-    for (const v1::LayerLoads& loads : report->loads()) {
-      LayerStep& layer = layers[loads.layer()];
-      if (layer.tokens.empty()) {
-        layer.layer = loads.layer();
-        layer.tokens.assign(expert_count_, 0);
-        layer.ranks.assign(expert_count_, -1);
-        layer.rank_tokens.assign(rank_count_, 0);
-      }
-      for (int i = 0; i < loads.experts_size(); ++i) {
-        layer.tokens[loads.experts(i)] += loads.tokens(i);
-        layer.ranks[loads.experts(i)] = static_cast<int>(report->rank());
-        layer.rank_tokens[report->rank()] += loads.tokens(i);
-      }
-    }
+std::vector<StepSpan> LoadBook::TakeLost() { return std::exchange(lost_, {}); }
+
+void LoadBook::Join(const v1::StepReport& report, Partial* partial) const {
+  CompleteStep& step = partial->step;
+  const int rank = static_cast<int>(report.rank());
+  step.tokens += static_cast<double>(report.tokens());
+  step.seconds = std::max(step.seconds, Seconds(report.duration()));
+  step.experts_seconds = std::max(step.experts_seconds, report.phases().experts_seconds());
+  // The figures of the whole run are the lowest rank's that has any; its stage counts, or rank 0's.
+  const bool speaks =
+      report.has_metrics() && (partial->metrics_rank < 0 || rank < partial->metrics_rank);
+  if (speaks) {
+    partial->metrics_rank = rank;
+    step.metrics = report.metrics();
   }
-  if (step.stage == v1::STAGE_KIND_UNSPECIFIED) {
-    step.stage = partial.reports.front()->stage();
-    step.stage_index = partial.reports.front()->stage_index();
+  if (speaks || (rank == 0 && partial->metrics_rank < 0)) {
+    step.stage = report.stage();
+    step.stage_index = report.stage_index();
   }
-  // The step's own figure covers every rank once; the ranks' sum stands in where nobody gave one.
-  if (step.metrics.has_value() && step.metrics->global_tokens() > 0) {
-    step.tokens = static_cast<double>(step.metrics->global_tokens()) *
-                  static_cast<double>(step.last_step - step.first_step + 1);
-  }
-  for (auto& [index, layer] : layers) {
+  for (int l = 0; l < report.loads_size(); ++l) {
+    const v1::LayerLoads& loads = report.loads(l);
     // A dense layer has no experts on any rank.
-    if (std::any_of(layer.ranks.begin(), layer.ranks.end(), [](int rank) { return rank >= 0; })) {
-      step.layers.push_back(std::move(layer));
+    if (loads.experts_size() == 0) continue;
+    LayerStep& layer = *FindLayer(loads.layer(), static_cast<size_t>(l), &step);
+    uint64_t rank_tokens = 0;
+    for (int i = 0; i < loads.experts_size(); ++i) {
+      const uint32_t expert = loads.experts(i);
+      layer.tokens[expert] += loads.tokens(i);
+      // Should two ranks claim an expert, the higher one has it, whoever spoke first.
+      layer.ranks[expert] = std::max(layer.ranks[expert], rank);
+      rank_tokens += loads.tokens(i);
+    }
+    layer.rank_tokens[report.rank()] += rank_tokens;
+    if (loads.output_norms_size() == 0) continue;
+    layer.output_norms.resize(expert_count_);
+    for (int i = 0; i < loads.experts_size(); ++i) {
+      layer.output_norms[loads.experts(i)] += loads.output_norms(i);
     }
   }
-  return step;
+}
+
+LayerStep* LoadBook::FindLayer(uint32_t layer, size_t hint, CompleteStep* step) const {
+  std::vector<LayerStep>& layers = step->layers;
+  if (hint < layers.size() && layers[hint].layer == layer) return &layers[hint];
+  const auto at = std::lower_bound(
+      layers.begin(), layers.end(), layer,
+      [](const LayerStep& known, uint32_t wanted) { return known.layer < wanted; });
+  if (at != layers.end() && at->layer == layer) return &*at;
+  LayerStep fresh;
+  fresh.layer = layer;
+  fresh.tokens.assign(expert_count_, 0);
+  fresh.ranks.assign(expert_count_, -1);
+  fresh.rank_tokens.assign(rank_count_, 0);
+  return &*layers.insert(at, std::move(fresh));
+}
+
+void LoadBook::Finish(CompleteStep* step) const {
+  // The step's own figure covers every rank once; the ranks' sum stands in where nobody gave one.
+  if (step->metrics.has_value() && step->metrics->global_tokens() > 0) {
+    step->tokens = static_cast<double>(step->metrics->global_tokens()) *
+                   static_cast<double>(step->last_step - step->first_step + 1);
+  }
+}
+
+void LoadBook::Advance(std::vector<CompleteStep>* complete) {
+  while (!pending_.empty()) {
+    const auto oldest = pending_.begin();
+    const uint64_t first = oldest->first, last = oldest->second.step.last_step;
+    const bool whole = oldest->second.count == rank_count_;
+    if (first > complete_step_) {
+      // A rank that lost a report must not hold up the others for ever.
+      const bool impatient = pending_.size() > kPendingMax || whole_count_ >= kPatience;
+      if ((!whole || first > complete_step_ + 1) && !impatient) return;
+      if (first > complete_step_ + 1) GiveUp(complete_step_ + 1, first - 1);
+      if (whole) {
+        Finish(&oldest->second.step);
+        complete->push_back(std::move(oldest->second.step));
+      } else {
+        GiveUp(first, last);
+      }
+      complete_step_ = last;
+    }
+    // Else its beginning was covered by a longer report: it cannot count again.
+    if (whole) --whole_count_;
+    pending_.erase(oldest);
+  }
+}
+
+void LoadBook::GiveUp(uint64_t first, uint64_t last) {
+  lost_steps_ += last - first + 1;
+  if (!lost_.empty() && lost_.back().last + 1 == first) {
+    lost_.back().last = last;
+  } else {
+    lost_.push_back({first, last});
+  }
 }
 
 }  // namespace espalier::coordinator

@@ -18,6 +18,15 @@ struct LayerStep {
   std::vector<uint64_t> tokens;  // by original expert id; 0 for those that are gone
   std::vector<int> ranks;        // by original expert id; -1 for those that are gone
   std::vector<uint64_t> rank_tokens;
+  // Thousandths of gate times output norm, by original expert id; empty when no rank sent any.
+  std::vector<uint64_t> output_norms;
+};
+
+// Steps first .. last.
+struct StepSpan {
+  uint64_t first = 0;
+  uint64_t last = 0;
+  friend bool operator==(const StepSpan&, const StepSpan&) = default;
 };
 
 // What all ranks together saw in steps first_step .. last_step.
@@ -39,12 +48,15 @@ struct CompleteStep {
   uint64_t ExpertsAlive() const;
 };
 
-// Not thread-safe. Memory: at most kPendingMax incomplete steps.
+// Not thread-safe. A report is joined into its step at once and not kept. Memory: at most
+// kPendingMax incomplete steps, each of one number a layer and expert (two with output norms).
 class LoadBook {
  public:
   static constexpr size_t kPendingMax = 1024;
-  // Complete steps that may wait behind an incomplete one before that one is given up.
+  // Complete steps that may wait behind an incomplete or missing one before that one is given up.
   static constexpr size_t kPatience = 64;
+  // Layers are numbered below this, as in a RunSpec.
+  static constexpr uint32_t kLayersMax = 1024;
 
   LoadBook(uint32_t rank_count, uint32_t expert_count)
       : rank_count_(rank_count), expert_count_(expert_count) {}
@@ -52,28 +64,39 @@ class LoadBook {
   // Forgets what is incomplete; steps up to `step` count as known.
   void Restart(uint64_t step);
   // Returns the steps that became complete, in order; none for a report that was seen before.
-  // InvalidArgument for one that contradicts itself or the others.
-  absl::StatusOr<std::vector<CompleteStep>> Add(v1::StepReport report);
+  // InvalidArgument for one that contradicts itself or the others; it changes nothing.
+  absl::StatusOr<std::vector<CompleteStep>> Add(const v1::StepReport& report);
   // Every step up to here was complete and returned (or given up).
   uint64_t complete_step() const { return complete_step_; }
   size_t pending() const { return pending_.size(); }
-  // Steps given up because a rank never reported them.
+  // Steps given up because a rank (or every rank) never reported them.
   uint64_t lost_steps() const { return lost_steps_; }
+  // Those given up since the last call, in order, neighbours as one span.
+  std::vector<StepSpan> TakeLost();
 
  private:
   struct Partial {
-    uint64_t last_step = 0;
-    uint32_t count = 0;
-    std::vector<std::optional<v1::StepReport>> reports;  // by rank
+    std::vector<bool> reported;  // by rank
+    uint32_t count = 0;          // of reported
+    int metrics_rank = -1;       // rank that step.metrics is of
+    CompleteStep step;           // of the ranks so far
   };
   absl::Status Check(const v1::StepReport& report) const;
-  CompleteStep Join(uint64_t first_step, const Partial& partial) const;
+  void Join(const v1::StepReport& report, Partial* partial) const;
+  // The joined layer; `hint` is where it stands when all ranks report the same layers in order.
+  LayerStep* FindLayer(uint32_t layer, size_t hint, CompleteStep* step) const;
+  void Finish(CompleteStep* step) const;
+  // Moves the steps that wait for nothing any more to `complete`, or gives them up.
+  void Advance(std::vector<CompleteStep>* complete);
+  void GiveUp(uint64_t first, uint64_t last);
 
   const uint32_t rank_count_;
   const uint32_t expert_count_;
   uint64_t complete_step_ = 0;
   uint64_t lost_steps_ = 0;
+  std::vector<StepSpan> lost_;
   std::map<uint64_t, Partial> pending_;  // by first step
+  size_t whole_count_ = 0;               // of pending_, those that every rank has reported
 };
 
 }  // namespace espalier::coordinator
