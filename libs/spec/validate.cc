@@ -1,5 +1,7 @@
 // Validation: the rules of every field, then what only holds between fields.
 #include <cctype>
+#include <limits>
+#include <set>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -15,7 +17,16 @@ using google::protobuf::Message;
 
 constexpr size_t kNameMax = 100;
 
-void CheckFields(const Message& message, const std::string& path, ErrorList* errors);
+// What a run of kind external does not need: its own trainer has data, stages and a model.
+const std::set<std::string>& NotNeededOutside() {
+  static const auto* const kPaths = new std::set<std::string>{
+      "data", "stages", "model.width", "model.heads", "model.expert_width"};
+  return *kPaths;
+}
+
+// `optional` names paths that may be absent although their rules require them.
+void CheckFields(const Message& message, const std::string& path,
+                 const std::set<std::string>& optional, ErrorList* errors);
 
 void CheckScalar(const Message& message, const FieldDescriptor& field, const std::string& path,
                  int index, ErrorList* errors) {
@@ -48,10 +59,11 @@ bool IsMissing(const Message& message, const FieldDescriptor& field) {
 }
 
 void CheckRepeated(const Message& message, const FieldDescriptor& field, const std::string& path,
-                   ErrorList* errors) {
+                   const std::set<std::string>& optional, ErrorList* errors) {
   const auto* reflection = message.GetReflection();
   const v1::FieldRules& rules = RulesOf(field);
   const int count = reflection->FieldSize(message, &field);
+  if (count == 0 && optional.contains(path)) return;
   if (count < rules.min_items() || (rules.has_max_items() && count > rules.max_items())) {
     errors->Add(path, absl::StrCat("found ", count, " items, allowed are ", LimitWords(field)));
     return;
@@ -59,26 +71,29 @@ void CheckRepeated(const Message& message, const FieldDescriptor& field, const s
   for (int i = 0; i < count; ++i) {
     const std::string below = absl::StrCat(path, "[", i, "]");
     if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
-      CheckFields(reflection->GetRepeatedMessage(message, &field, i), below, errors);
+      CheckFields(reflection->GetRepeatedMessage(message, &field, i), below, optional, errors);
     } else {
       CheckScalar(message, field, below, i, errors);
     }
   }
 }
 
-void CheckFields(const Message& message, const std::string& path, ErrorList* errors) {
+void CheckFields(const Message& message, const std::string& path,
+                 const std::set<std::string>& optional, ErrorList* errors) {
   const auto* descriptor = message.GetDescriptor();
   const auto* reflection = message.GetReflection();
   for (int i = 0; i < descriptor->field_count(); ++i) {
     const FieldDescriptor& field = *descriptor->field(i);
     const std::string below = absl::StrCat(path, path.empty() ? "" : ".", field.name());
     if (field.is_repeated()) {
-      CheckRepeated(message, field, below, errors);
+      CheckRepeated(message, field, below, optional, errors);
+    } else if (IsMissing(message, field) && optional.contains(below)) {
+      continue;
     } else if (RulesOf(field).required() && IsMissing(message, field)) {
       errors->Add(below, absl::StrCat("missing or empty, it is required: ", AllowedWords(field)));
     } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
       if (reflection->HasField(message, &field)) {
-        CheckFields(reflection->GetMessage(message, &field), below, errors);
+        CheckFields(reflection->GetMessage(message, &field), below, optional, errors);
       }
     } else if (!field.has_presence() || reflection->HasField(message, &field)) {
       CheckScalar(message, field, below, -1, errors);
@@ -272,11 +287,31 @@ void CheckPrune(const v1::RunSpec& spec, uint64_t pretrain_end, ErrorList* error
   }
 }
 
+void CheckExternal(const v1::RunSpec& spec, ErrorList* errors) {
+  const char* const kElsewhere = "given, but kind is external: the run's own trainer decides it";
+  if (spec.has_data()) errors->Add("data", kElsewhere);
+  if (spec.stages_size() > 0) errors->Add("stages", kElsewhere);
+  if (spec.prune().guard_tolerance() > 0) {
+    errors->Add("prune.guard_tolerance",
+                absl::StrCat("found ", NumberText(spec.prune().guard_tolerance()),
+                             ", allowed for kind external is 0: held-out loss and checkpoints are "
+                             "its own trainer's"));
+  }
+  if (spec.placement().expert_bytes() == 0 &&
+      (spec.model().width() == 0 || spec.model().expert_width() == 0)) {
+    errors->Add("placement.expert_bytes",
+                "missing; give it, or model.width and model.expert_width, so that moves can be "
+                "weighed");
+  }
+  CheckPrune(spec, std::numeric_limits<uint64_t>::max(), errors);
+}
+
 }  // namespace
 
 absl::Status ValidateRunSpec(const v1::RunSpec& spec) {
   ErrorList errors;
-  CheckFields(spec, "", &errors);
+  const bool external = spec.kind() == v1::RUN_KIND_EXTERNAL;
+  CheckFields(spec, "", external ? NotNeededOutside() : std::set<std::string>(), &errors);
   CheckName(spec.name(), &errors);
   if (spec.has_model()) {
     CheckModel(spec.model(), &errors);
@@ -288,7 +323,11 @@ absl::Status ValidateRunSpec(const v1::RunSpec& spec) {
     }
   }
   if (spec.data().has_task()) CheckTask(spec.data().task(), &errors);
-  CheckPrune(spec, CheckStages(spec, &errors), &errors);
+  if (external) {
+    CheckExternal(spec, &errors);
+  } else {
+    CheckPrune(spec, CheckStages(spec, &errors), &errors);
+  }
   return errors.ToStatus();
 }
 

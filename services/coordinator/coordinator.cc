@@ -17,6 +17,22 @@
 namespace espalier::coordinator {
 namespace {
 
+// Whether the decision stands where it needs every rank's word on this command.
+bool Awaits(const v1::Decision& decision, const v1::Command& command) {
+  switch (decision.state()) {
+    case v1::DECISION_STATE_COMMANDED:
+      return command.sequence() == decision.sequence() ||
+             (command.checkpoint().pin() && decision.guard().checkpoint().empty());
+    case v1::DECISION_STATE_OBSERVED:
+      return command.sequence() == decision.drop_sequence() ||
+             (command.has_evaluate() && !decision.guard().has_heldout_loss_measured());
+    case v1::DECISION_STATE_ROLLING_BACK:
+      return command.sequence() == decision.rollback_sequence();
+    default:
+      return false;
+  }
+}
+
 constexpr uint64_t kRevisionReserve = 1024;
 constexpr int kReadThreads = 2;
 
@@ -27,6 +43,8 @@ absl::Duration TickInterval(absl::Duration lease) {
 }  // namespace
 
 absl::Status CoordinatorOptions::Validate() const {
+  if (!backups.empty() && backups == data)
+    return absl::InvalidArgumentError("--backup-dir: the same as --data; give another directory");
   if (data.empty())
     return absl::InvalidArgumentError("--data: empty; give the directory that keeps the runs");
   if (lease < absl::Milliseconds(100) || lease > absl::Hours(1)) {
@@ -85,8 +103,7 @@ absl::Status Coordinator::LoadLive(LiveRun* run) {
   ASSIGN_OR_RETURN(const std::vector<v1::Decision> decisions,
                    ledger_->ReadDecisions(run->id(), "", std::numeric_limits<size_t>::max()));
   for (const v1::Decision& decision : decisions) {
-    if (decision.state() == v1::DECISION_STATE_COMMANDED ||
-        decision.state() == v1::DECISION_STATE_APPLIED) {
+    if (IsOpen(decision.state())) {
       run->open_decisions[decision.decision_id()] = decision;
     }
   }
@@ -98,8 +115,8 @@ absl::Status Coordinator::LoadLive(LiveRun* run) {
       continue;
     }
     const auto decision = run->open_decisions.find(command.decision_id());
-    const bool unapplied = decision != run->open_decisions.end() &&
-                           decision->second.state() == v1::DECISION_STATE_COMMANDED;
+    const bool unapplied =
+        decision != run->open_decisions.end() && Awaits(decision->second, command);
     if (!command.has_applied_step() || unapplied) {
       OpenCommand& open = run->open_commands[command.sequence()];
       open.command = command;

@@ -27,8 +27,12 @@
 namespace espalier::coordinator {
 
 struct CoordinatorOptions {
-  std::string data;  // directory of the ledger
+  std::string data;     // directory of the ledger
+  std::string backups;  // directory that backups go to; empty: beside `data`
   absl::Duration lease = absl::Seconds(10);
+  // Newest steps of a run whose loads are kept at the finest resolution; sixteen times as many at
+  // each coarser one. 0 keeps all.
+  uint64_t retain_steps = 1'000'000;
   absl::Status Validate() const;
 };
 
@@ -73,11 +77,18 @@ class Coordinator {
   void ApplyPlan(v1::ApplyPlanRequest request, Done<v1::ApplyPlanResponse> done);
   void ListDecisions(v1::ListDecisionsRequest request, Done<v1::ListDecisionsResponse> done);
   void ExplainDecision(v1::ExplainDecisionRequest request, Done<v1::ExplainDecisionResponse> done);
+  void RollbackDecision(v1::RollbackDecisionRequest request,
+                        Done<v1::RollbackDecisionResponse> done);
 
   void GetLoads(v1::GetLoadsRequest request, Done<v1::GetLoadsResponse> done);
   void GetLayout(v1::GetLayoutRequest request, Done<v1::GetLayoutResponse> done);
   void ListEvents(v1::ListEventsRequest request, Done<v1::ListEventsResponse> done);
   void GetSeries(v1::GetSeriesRequest request, Done<v1::GetSeriesResponse> done);
+  void ListGaps(v1::ListGapsRequest request, Done<v1::ListGapsResponse> done);
+  void CreateBackup(v1::CreateBackupRequest request, Done<v1::CreateBackupResponse> done);
+
+  // Another trainer's reports and acks; answered when they are durable.
+  void ReportSteps(v1::ReportStepsRequest request, Done<v1::ReportStepsResponse> done);
 
   // A word came over `link`; the first must be Hello. Calls link->Processed() once it was handled.
   void Heard(std::shared_ptr<WorkerLink> link, v1::AttachRequest word);
@@ -124,6 +135,7 @@ class Coordinator {
 
   // coordinator_runs.cc: life of a run.
   void DoSubmit(const v1::SubmitRunRequest& request, const Done<v1::SubmitRunResponse>& done);
+  absl::Status CheckTrainedHere(const LiveRun& run, const char* verb) const;
   absl::Status CheckCommandable(const LiveRun& run, const char* verb) const;
   uint64_t AddCommand(LiveRun* run, v1::Command command);
   void SendCommand(const std::string& run_id, const v1::Command& command);
@@ -142,6 +154,7 @@ class Coordinator {
   void HandleClosed(const std::shared_ptr<WorkerLink>& link, bool clean);
   LiveRun* RunOf(Worker* worker, const std::string& run_id, uint64_t epoch, uint32_t rank);
   void HandleReport(LiveRun* run, Worker* worker, const v1::StepReport& report);
+  absl::Status TakeReport(LiveRun* run, const v1::StepReport& report);
   void HandleStep(LiveRun* run, const CompleteStep& step);
   void HandleEvent(LiveRun* run, const v1::RunEvent& event);
   void HandleEnd(LiveRun* run, Worker* worker, const v1::AssignmentEnd& end);
@@ -158,10 +171,33 @@ class Coordinator {
   PlanQuestion AskPlan(const LiveRun& run, uint32_t window_steps) const;
   absl::StatusOr<v1::Plan> AnswerPlan(PlanQuestion question) const;
   absl::StatusOr<PlanQuestion> QuestionFor(LiveRun* run, const v1::PlanOptions& options) const;
-  v1::Decision Decide(LiveRun* run, v1::Plan plan, const std::string& origin,
-                      const std::string& why);
-  void FinishApply(const std::string& run_id, uint64_t layout_step, const std::string& request_id,
-                   v1::Plan plan, const Done<v1::ApplyPlanResponse>& done);
+  v1::Decision Decide(LiveRun* run, v1::Plan plan, const v1::PrunePolicy& policy,
+                      const std::string& origin, const std::string& why);
+  void FinishApply(const PlanQuestion& question, const std::string& request_id, v1::Plan plan,
+                   const Done<v1::ApplyPlanResponse>& done);
+
+  // coordinator_external.cc: runs of another trainer.
+  void DoReport(v1::ReportStepsRequest* request, const Done<v1::ReportStepsResponse>& done);
+  void AnswerReport(const std::string& run_id, const Done<v1::ReportStepsResponse>& done);
+  void StartExternal(LiveRun* run);
+
+  // coordinator_guard.cc: prunes that are watched, and decisions taken back.
+  void CommandFirst(LiveRun* run, v1::Decision* decision);
+  void CommandLayout(LiveRun* run, v1::Decision* decision);
+  void CheckpointPinned(LiveRun* run, const OpenCommand& open);
+  void HeldoutMeasured(LiveRun* run, const OpenCommand& open);
+  void WatchDecisions(LiveRun* run);
+  void Judge(LiveRun* run, v1::Decision* decision);
+  void Drop(LiveRun* run, v1::Decision* decision);
+  absl::Status RollBack(LiveRun* run, v1::Decision* decision, const std::string& reason);
+  void RollBackOrFail(LiveRun* run, v1::Decision* decision, const std::string& reason);
+  void GoBackToGuard(LiveRun* run, v1::Decision* decision);
+  absl::StatusOr<v1::ExpertLayout> LayoutBefore(const LiveRun& run,
+                                                const v1::Decision& decision) const;
+  void DecisionFailed(LiveRun* run, v1::Decision* decision, const OpenCommand& open,
+                      const std::string& error);
+  void DecisionRolledBack(LiveRun* run, v1::Decision* decision);
+  void ExpireLoads(LiveRun* run);
 
   const CoordinatorOptions options_;
   const std::unique_ptr<Ledger> ledger_;

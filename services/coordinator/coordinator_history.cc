@@ -1,12 +1,16 @@
 // Reads of what was recorded: loads at a resolution, layouts at a step, events by page, series
 // thinned.
 #include <algorithm>
+#include <filesystem>
 #include <limits>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "libs/base/status_macros.h"
+#include "libs/observe/log.h"
 #include "services/coordinator/coordinator.h"
 #include "services/coordinator/paging.h"
 
@@ -196,6 +200,82 @@ void Coordinator::ListEvents(v1::ListEventsRequest request, Done<v1::ListEventsR
           return response;
         };
       });
+}
+
+void Coordinator::ListGaps(v1::ListGapsRequest request, Done<v1::ListGapsResponse> done) {
+  OnReadPool<v1::ListGapsResponse>(
+      request.run_id(), done,
+      [this, request](LiveRun* run) -> std::function<absl::StatusOr<v1::ListGapsResponse>()> {
+        std::vector<v1::StepRange> gaps(run->record.gaps().begin(), run->record.gaps().end());
+        return [this, request, gaps, id = run->id()]() -> absl::StatusOr<v1::ListGapsResponse> {
+          ASSIGN_OR_RETURN(const std::string token, DecodePageToken(request.page_token()));
+          uint64_t after = 0;
+          if (!token.empty() && !absl::SimpleAtoi(token, &after)) {
+            return absl::InvalidArgumentError("page_token: not one of this list");
+          }
+          v1::ListGapsResponse response;
+          for (const v1::StepRange& gap : gaps) {
+            if (gap.first_step() <= after) continue;
+            if (static_cast<size_t>(response.gaps_size()) == PageSize(request.page_size())) {
+              response.set_next_page_token(EncodePageToken(
+                  absl::StrCat(response.gaps(response.gaps_size() - 1).first_step())));
+              break;
+            }
+            *response.add_gaps() = gap;
+          }
+          ASSIGN_OR_RETURN(const std::vector<uint64_t> kept, ledger_->FirstKept(id));
+          for (size_t i = 0; i < kept.size(); ++i) {
+            v1::RetainedResolution* retained = response.add_retained();
+            retained->set_resolution(history::LoadHistory::kResolutions[i]);
+            retained->set_first_step(kept[i]);
+          }
+          return response;
+        };
+      });
+}
+
+void Coordinator::CreateBackup(v1::CreateBackupRequest request,
+                               Done<v1::CreateBackupResponse> done) {
+  const std::string name =
+      request.name().empty() ? absl::FormatTime("%Y%m%dT%H%M%SZ", absl::Now(), absl::UTCTimeZone())
+                             : request.name();
+  const bool good = name.size() <= 100 &&
+                    absl::ascii_isalnum(static_cast<unsigned char>(name[0])) &&
+                    std::all_of(name.begin(), name.end(), [](unsigned char c) {
+                      return absl::ascii_isalnum(c) || c == '-' || c == '_' || c == '.';
+                    });
+  if (!good) {
+    return done(absl::InvalidArgumentError(
+        absl::StrCat("name: \"", name,
+                     "\"; allowed are up to 100 letters, digits, '-', '_' and '.', beginning with "
+                     "a letter or digit")));
+  }
+  const std::filesystem::path folder = options_.backups.empty()
+                                           ? std::filesystem::path(options_.data + ".backups")
+                                           : std::filesystem::path(options_.backups);
+  const bool posted = pool_.TryPost([this, folder, name, done] {
+    done([&]() -> absl::StatusOr<v1::CreateBackupResponse> {
+      std::error_code error;
+      std::filesystem::create_directories(folder, error);
+      if (error) {
+        return absl::FailedPreconditionError(absl::StrCat("cannot create ", folder.string(), ": ",
+                                                          error.message(),
+                                                          "; give a writable --backup-dir"));
+      }
+      v1::CreateBackupResponse response;
+      response.set_path((folder / name).string());
+      RETURN_IF_ERROR(ledger_->Backup(response.path()));
+      uint64_t bytes = 0;
+      for (const auto& file : std::filesystem::recursive_directory_iterator(folder / name, error)) {
+        if (file.is_regular_file(error)) bytes += file.file_size(error);
+      }
+      response.set_bytes(bytes);
+      LOG(INFO) << "backup_written path=" << response.path() << " bytes=" << bytes;
+      return response;
+    }());
+  });
+  if (!posted)
+    done(absl::UnavailableError("the coordinator has too many reads waiting; retry in a moment"));
 }
 
 }  // namespace espalier::coordinator

@@ -1,6 +1,7 @@
 // Decisions: asked for by the policy or by a request, planned on recorded loads, commanded,
 // applied, verified.
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,23 +12,37 @@
 #include "libs/spec/spec.h"
 #include "services/coordinator/coordinator.h"
 #include "services/coordinator/paging.h"
-#include "services/coordinator/plan_builder.h"
+#include "services/coordinator/plan_question.h"
 #include "services/coordinator/times.h"
 
 namespace espalier::coordinator {
 
-// A plan to be made: all but the loads, which are read where there is time.
-struct Coordinator::PlanQuestion {
-  std::string run_id;
-  PlanInput input;
-  v1::ExpertLayout layout;   // empty: as recorded
-  bool prune_all = false;    // every layer may be pruned
-  uint64_t base_step = 0;    // loads up to here were counted under another layout
-  uint64_t layout_step = 0;  // of the newest layout, to notice a newer one
-  uint32_t window_steps = 1;
-};
-
 namespace {
+
+// Smaller moves tell the latency, not the bandwidth.
+constexpr uint64_t kBandwidthBytesMin = 1 << 20;
+
+// A sentence without its figures: the same cause reads the same.
+std::string WithoutFigures(std::string text) {
+  std::erase_if(text, [](char c) { return (c >= '0' && c <= '9') || c == '.'; });
+  return text;
+}
+
+// Node of each rank: by the policy's count, or by the hosts that the workers named.
+std::vector<int> NodesOf(const LiveRun& run) {
+  const uint32_t per_node = run.record.run().spec().placement().ranks_per_node();
+  std::vector<int> nodes;
+  if (per_node > 0) {
+    for (uint32_t rank = 0; rank < run.rank_count(); ++rank)
+      nodes.push_back(static_cast<int>(rank / per_node));
+    return nodes;
+  }
+  std::map<std::string, int> hosts;
+  for (const MemberRecord& member : run.record.members())
+    nodes.push_back(hosts.emplace(member.host(), static_cast<int>(hosts.size())).first->second);
+  if (nodes.size() != run.rank_count()) nodes.clear();
+  return nodes;
+}
 
 // Sum over [first, last] by expert.
 absl::StatusOr<std::vector<double>> WindowSum(const Ledger& ledger, const std::string& run_id,
@@ -53,6 +68,8 @@ Coordinator::PlanQuestion Coordinator::AskPlan(const LiveRun& run, uint32_t wind
   input.prune = spec.prune();
   input.placement = spec.placement();
   input.rank_count = run.rank_count();
+  input.nodes = NodesOf(run);
+  input.measured_bytes_per_second = run.record.measured_bytes_per_second();
   question.layout = run.layout;
   question.base_step = run.record.last_layout_step();
   question.layout_step = run.record.last_layout_step();
@@ -61,6 +78,9 @@ Coordinator::PlanQuestion Coordinator::AskPlan(const LiveRun& run, uint32_t wind
   input.first_step = std::max<uint64_t>(
       input.last_step >= question.window_steps ? input.last_step - question.window_steps + 1 : 1,
       question.base_step + 1);
+  const uint64_t end = run.stage_end(input.last_step);
+  // Without a known end, the policy's horizon is all there is.
+  if (end < std::numeric_limits<uint64_t>::max()) input.steps_left = end - input.last_step;
   const auto stage = v1::STAGE_KIND_PRETRAIN;
   input.step_seconds = run.figures
                            .Median(input.first_step, input.last_step, stage,
@@ -88,6 +108,7 @@ absl::StatusOr<v1::Plan> Coordinator::AnswerPlan(PlanQuestion question) const {
   if (question.layout.layers_size() == 0 || last < first)
     return BuildPlan(PlanInput{.first_step = first, .last_step = last});
   const uint32_t experts = input.model.experts();
+  bool any_norm = false;
   for (const v1::LayerLayout& layout : question.layout.layers()) {
     ASSIGN_OR_RETURN(const auto newest,
                      WindowSum(*ledger_, question.run_id, layout.layer(), first, last, experts));
@@ -104,10 +125,26 @@ absl::StatusOr<v1::Plan> Coordinator::AnswerPlan(PlanQuestion question) const {
       layer.loads.push_back(newest[layout.experts(i)]);
       if (!before.empty()) layer.previous_loads.push_back(before[layout.experts(i)]);
     }
+    if (input.prune.score() == v1::PRUNE_SCORE_OUTPUT_NORM) {
+      ASSIGN_OR_RETURN(const auto norms, WindowSum(*ledger_, Ledger::NormsOf(question.run_id),
+                                                   layout.layer(), first, last, experts));
+      for (size_t i = 0; i < layer.experts.size(); ++i) {
+        // Mean over the tokens that the expert saw.
+        const double norm = norms[layer.experts[i]];
+        any_norm |= norm > 0;
+        layer.scores.push_back(layer.loads[i] > 0 ? norm / layer.loads[i] : 0);
+      }
+    }
     input.layers.push_back(std::move(layer));
     if (question.prune_all) input.prunable.insert(layout.layer());
     if (layout.masked_size() > 0)
       input.masked[layout.layer()] = {layout.masked().begin(), layout.masked().end()};
+  }
+  const bool judged = input.prune.score() == v1::PRUNE_SCORE_OUTPUT_NORM && !input.prunable.empty();
+  if (judged && !any_norm) {
+    return absl::FailedPreconditionError(
+        "prune.score: output_norm, but no output norms were reported in the plan's window; they "
+        "are when the run's own spec says so from the start");
   }
   return BuildPlan(input);
 }
@@ -169,33 +206,35 @@ void Coordinator::ApplyPlan(v1::ApplyPlanRequest request, Done<v1::ApplyPlanResp
     const bool posted = pool_.TryPost([this, question = *question, request, done] {
       auto plan = AnswerPlan(question);
       if (!plan.ok()) return done(plan.status());
-      OnExecutor<v1::ApplyPlanResponse>(
-          done, [this, question, request, plan = *std::move(plan), done] {
-            FinishApply(question.run_id, question.layout_step, request.request_id(), plan, done);
-          });
+      OnExecutor<v1::ApplyPlanResponse>(done,
+                                        [this, question, request, plan = *std::move(plan), done] {
+                                          FinishApply(question, request.request_id(), plan, done);
+                                        });
     });
     if (!posted)
       done(absl::UnavailableError("the coordinator has too many reads waiting; retry in a moment"));
   });
 }
 
-void Coordinator::FinishApply(const std::string& run_id, uint64_t layout_step,
-                              const std::string& request_id, v1::Plan plan,
-                              const Done<v1::ApplyPlanResponse>& done) {
-  LiveRun* run = runs_.at(run_id).get();
+void Coordinator::FinishApply(const PlanQuestion& question, const std::string& request_id,
+                              v1::Plan plan, const Done<v1::ApplyPlanResponse>& done) {
+  LiveRun* run = runs_.at(question.run_id).get();
   if (const absl::Status may = CheckCommandable(*run, "changed"); !may.ok()) return done(may);
-  for (const auto& [id, decision] : run->open_decisions) {
-    if (decision.state() == v1::DECISION_STATE_COMMANDED) {
-      return done(absl::FailedPreconditionError(
-          absl::StrCat("decision ", id, " is not applied yet; wait for it and plan again")));
-    }
+  if (const v1::Decision* pending = run->pending_decision()) {
+    return done(absl::FailedPreconditionError(
+        absl::StrCat("decision ", pending->decision_id(),
+                     pending->state() == v1::DECISION_STATE_OBSERVED
+                         ? absl::StrCat(" is watched until step ", pending->guard().judge_step())
+                         : " is not applied yet",
+                     "; wait for it and plan again, or roll it back")));
   }
-  if (run->record.last_layout_step() != layout_step) {
+  if (run->record.last_layout_step() != question.layout_step) {
     return done(absl::AbortedError("the layout changed while the plan was made; ask again"));
   }
   if (plan.empty())
     return done(absl::FailedPreconditionError(absl::StrCat("nothing to apply: ", plan.reason())));
-  const v1::Decision decision = Decide(run, std::move(plan), "request", "a request asked for it");
+  const v1::Decision decision =
+      Decide(run, std::move(plan), question.input.prune, "request", "a request asked for it");
   if (!request_id.empty())
     ledger_->PutRequest("apply/" + run->id(), request_id, decision.decision_id());
   ledger_->Then([this, decision, done](const absl::Status& status) {
@@ -206,8 +245,8 @@ void Coordinator::FinishApply(const std::string& run_id, uint64_t layout_step,
   });
 }
 
-v1::Decision Coordinator::Decide(LiveRun* run, v1::Plan plan, const std::string& origin,
-                                 const std::string& why) {
+v1::Decision Coordinator::Decide(LiveRun* run, v1::Plan plan, const v1::PrunePolicy& policy,
+                                 const std::string& origin, const std::string& why) {
   v1::Decision decision;
   run->record.set_next_decision(run->record.next_decision() + 1);
   decision.set_decision_id(absl::StrFormat("d-%06d", run->record.next_decision()));
@@ -216,16 +255,22 @@ v1::Decision Coordinator::Decide(LiveRun* run, v1::Plan plan, const std::string&
   decision.set_origin(origin);
   *decision.mutable_create_time() = ToProto(absl::Now());
   *decision.mutable_plan() = std::move(plan);
-  v1::Command command;
-  command.set_decision_id(decision.decision_id());
-  *command.mutable_set_layout() = decision.plan().layout();
-  decision.set_sequence(AddCommand(run, std::move(command)));
+  if (decision.plan().experts_pruned() > 0 &&
+      (decision.plan().soft() || policy.guard_tolerance() > 0)) {
+    v1::GuardReport* guard = decision.mutable_guard();
+    guard->set_tolerance(policy.guard_tolerance());
+    // Steps to wait; from the step that it is applied after.
+    guard->set_judge_step(decision.plan().soft() ? policy.soft_steps()
+                                                 : policy.guard_recovery_steps());
+  }
+  CommandFirst(run, &decision);
   run->open_decisions[decision.decision_id()] = decision;
   ledger_->PutDecision(decision);
   run->record.set_last_decision_step(run->progress.step());
   if (decision.plan().experts_pruned() > 0) run->record.set_prune_closed(true);
   AddEvent(run, v1::EVENT_SEVERITY_INFO, "decision_made",
-           absl::StrCat("Decision ", decision.decision_id(), " prunes ",
+           absl::StrCat("Decision ", decision.decision_id(),
+                        decision.plan().soft() ? " masks, to prune, " : " prunes ",
                         decision.plan().experts_pruned(), " experts and moves ",
                         decision.plan().experts_moved(), ", max/mean rank load ",
                         absl::StrFormat("%.3f to %.3f", decision.plan().imbalance_before(),
@@ -237,17 +282,16 @@ v1::Decision Coordinator::Decide(LiveRun* run, v1::Plan plan, const std::string&
 }
 
 void Coordinator::ConsiderPolicy(LiveRun* run) {
-  if (run->record.run().state() != v1::RUN_STATE_RUNNING || !run->manned() ||
+  if (run->record.run().state() != v1::RUN_STATE_RUNNING || !(run->manned() || run->external()) ||
       run->record.stop_wanted())
     return;
-  for (const auto& [id, decision] : run->open_decisions) {
-    if (decision.state() == v1::DECISION_STATE_COMMANDED) return;
-  }
+  WatchDecisions(run);
+  if (run->pending_decision() != nullptr) return;
   const v1::RunSpec& spec = run->record.run().spec();
   Situation situation;
   situation.step = run->durable_step;
   situation.pretraining = run->progress.stage() == v1::STAGE_KIND_PRETRAIN;
-  situation.stage_end = StageEnd(spec, situation.step);
+  situation.stage_end = run->stage_end(situation.step);
   situation.prune_closed = run->record.prune_closed();
   situation.last_decision_step = run->record.last_decision_step();
   if (spec.prune().enabled() && !situation.prune_closed && situation.pretraining &&
@@ -278,7 +322,14 @@ void Coordinator::ConsiderPolicy(LiveRun* run) {
              absl::StrCat("No expert falls under the prune policy (", intent->why, ")."));
     Touch(run, true);
   }
-  if (!plan->empty()) Decide(run, *std::move(plan), "policy", intent->why);
+  if (!plan->empty()) {
+    Decide(run, *std::move(plan), spec.prune(), "policy", intent->why);
+  } else if (intent->prunable.empty() && WithoutFigures(plan->reason()) != run->skipped_reason) {
+    // Said once, not at every window.
+    run->skipped_reason = WithoutFigures(plan->reason());
+    AddEvent(run, v1::EVENT_SEVERITY_INFO, "plan_skipped",
+             absl::StrCat("No plan was made (", intent->why, "): ", plan->reason(), "."));
+  }
 }
 
 void Coordinator::LayoutApplied(LiveRun* run, const OpenCommand& open) {
@@ -293,23 +344,45 @@ void Coordinator::LayoutApplied(LiveRun* run, const OpenCommand& open) {
   for (const v1::LayerLayout& layer : run->layout.layers()) {
     summary->add_experts_after(static_cast<uint32_t>(layer.experts_size()));
   }
+  // Without a held-out evaluation in it, the pause is the time of the moves.
+  if (open.rank_bytes_max >= kBandwidthBytesMin && open.pause_seconds > 0 &&
+      !open.heldout_loss_before.has_value()) {
+    const double measured = static_cast<double>(open.rank_bytes_max) / open.pause_seconds;
+    const double known = run->record.measured_bytes_per_second();
+    run->record.set_measured_bytes_per_second(known > 0 ? (known + measured) / 2 : measured);
+  }
   const auto it = run->open_decisions.find(open.command.decision_id());
   if (it == run->open_decisions.end()) return;
   v1::Decision& decision = it->second;
-  decision.set_state(v1::DECISION_STATE_APPLIED);
+  const uint64_t sequence = open.command.sequence();
+  if (open.pause_seconds > 0) decision.set_pause_seconds(open.pause_seconds);
+  decision.set_bytes_sent(decision.bytes_sent() + open.bytes_moved);
+  if (sequence == decision.rollback_sequence() && sequence > 0)
+    return DecisionRolledBack(run, &decision);
+  const bool first = sequence == decision.sequence();
+  const bool observed = first && decision.has_guard();
+  decision.set_state(observed ? v1::DECISION_STATE_OBSERVED : v1::DECISION_STATE_APPLIED);
   decision.set_applied_step(step);
-  if (open.heldout_loss_before.has_value())
+  if (observed) {
+    // No later than pretraining: what is measured then is another loss.
+    const uint64_t last = std::max(run->stage_end(step), step + 2) - 1;
+    decision.mutable_guard()->set_judge_step(std::min(last, step + decision.guard().judge_step()));
+  }
+  if (first && open.heldout_loss_before.has_value())
     decision.set_heldout_loss_before(*open.heldout_loss_before);
-  if (open.heldout_loss_after.has_value())
+  if (first && open.heldout_loss_after.has_value())
     decision.set_heldout_loss_after(*open.heldout_loss_after);
   ledger_->PutDecision(decision);
-  summary->set_experts_moved(summary->experts_moved() + decision.plan().experts_moved());
-  if (decision.plan().experts_pruned() > 0 && !summary->has_prune_step()) {
+  const bool masked_only = first && decision.plan().soft();
+  if (!masked_only) {
+    summary->set_experts_moved(summary->experts_moved() + decision.plan().experts_moved());
+  }
+  if (!masked_only && decision.plan().experts_pruned() > 0 && !summary->has_prune_step()) {
     summary->set_prune_step(step);
-    if (open.heldout_loss_before.has_value())
-      summary->set_heldout_loss_before_prune(*open.heldout_loss_before);
-    if (open.heldout_loss_after.has_value())
-      summary->set_heldout_loss_after_prune(*open.heldout_loss_after);
+    if (decision.has_heldout_loss_before())
+      summary->set_heldout_loss_before_prune(decision.heldout_loss_before());
+    if (decision.has_heldout_loss_after())
+      summary->set_heldout_loss_after_prune(decision.heldout_loss_after());
   }
   AddEvent(run, v1::EVENT_SEVERITY_INFO, "decision_applied",
            absl::StrCat("Every rank applied decision ", decision.decision_id(), " after step ",

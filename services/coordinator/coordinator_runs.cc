@@ -82,6 +82,7 @@ void Coordinator::DoSubmit(const v1::SubmitRunRequest& request,
   record.set_request_id(request_id);
   const std::string id = run->run_id();
   LiveRun* taken = (runs_[id] = std::make_unique<LiveRun>(std::move(record))).get();
+  if (taken->external()) StartExternal(taken);
   if (!request_id.empty()) {
     requests_[request_id] = id;
     ledger_->PutRequest("submit", request_id, id);
@@ -181,6 +182,13 @@ void Coordinator::WatchRun(v1::WatchRunRequest request, std::shared_ptr<RunWatch
         absl::UnavailableError("the coordinator has too many requests waiting; retry in a moment"));
 }
 
+absl::Status Coordinator::CheckTrainedHere(const LiveRun& run, const char* verb) const {
+  if (!run.external()) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("run ", run.id(),
+                                                    " is of kind external and cannot be ", verb,
+                                                    " from here; ask its own trainer"));
+}
+
 absl::Status Coordinator::CheckCommandable(const LiveRun& run, const char* verb) const {
   const v1::RunState state = run.record.run().state();
   if (state != v1::RUN_STATE_RUNNING && state != v1::RUN_STATE_PAUSED) {
@@ -200,6 +208,7 @@ void Coordinator::PauseRun(v1::PauseRunRequest request, Done<v1::PauseRunRespons
     const auto found = FindRun(request.run_id());
     if (!found.ok()) return done(found.status());
     LiveRun* run = *found;
+    if (const absl::Status may = CheckTrainedHere(*run, "paused"); !may.ok()) return done(may);
     if (const absl::Status may = CheckCommandable(*run, "paused"); !may.ok()) return done(may);
     if (!run->record.pause_wanted()) {
       v1::Command command;
@@ -222,6 +231,7 @@ void Coordinator::ResumeRun(v1::ResumeRunRequest request, Done<v1::ResumeRunResp
     const auto found = FindRun(request.run_id());
     if (!found.ok()) return done(found.status());
     LiveRun* run = *found;
+    if (const absl::Status may = CheckTrainedHere(*run, "resumed"); !may.ok()) return done(may);
     if (const absl::Status may = CheckCommandable(*run, "resumed"); !may.ok()) return done(may);
     if (run->record.pause_wanted()) {
       v1::Command command;
@@ -252,7 +262,9 @@ void Coordinator::StopRun(v1::StopRunRequest request, Done<v1::StopRunResponse> 
     }
     if (state != v1::RUN_STATE_STOPPED && !run->record.stop_wanted()) {
       if (const absl::Status writable = Writable(); !writable.ok()) return done(writable);
-      if (state == v1::RUN_STATE_PENDING) {
+      if (run->external()) {
+        End(run, v1::RUN_STATE_STOPPED, "stopped by request; its trainer hears of it");
+      } else if (state == v1::RUN_STATE_PENDING) {
         End(run, v1::RUN_STATE_STOPPED, "stopped before it began");
       } else if (state == v1::RUN_STATE_RECOVERING) {
         End(run, v1::RUN_STATE_STOPPED, "stopped while it waited to go on from its checkpoint");
@@ -279,6 +291,7 @@ void Coordinator::ExportRun(v1::ExportRunRequest request, Done<v1::ExportRunResp
     const auto found = FindRun(request.run_id());
     if (!found.ok()) return done(found.status());
     LiveRun* run = *found;
+    if (const absl::Status may = CheckTrainedHere(*run, "exported"); !may.ok()) return done(may);
     if (const absl::Status may = CheckCommandable(*run, "exported"); !may.ok()) return done(may);
     if (run->export_waiters.size() >= kExportWaitersMax) {
       return done(
@@ -375,6 +388,11 @@ void Coordinator::Assign(LiveRun* run, const std::vector<Worker*>& workers) {
     ledger_->TruncateAfter(run->id(), run->record.checkpoint_step());
     run->GoBack(run->record.checkpoint_step());
     RestartPilot(run);
+    for (auto it = run->open_decisions.begin(); it != run->open_decisions.end();) {
+      v1::Decision& decision = (it++)->second;
+      if (decision.state() == v1::DECISION_STATE_ROLLING_BACK && decision.rollback_sequence() == 0)
+        DecisionRolledBack(run, &decision);
+    }
     // The checkpoint may contain a pause or stop that is then not replayed: say it again unless it
     // is still open.
     const auto open = [&](v1::Command::ActionCase action) {
@@ -497,9 +515,12 @@ void Coordinator::End(LiveRun* run, v1::RunState state, const std::string& detai
     public_run->mutable_summary()->set_heldout_loss_end_pretrain(*run->pretrain_heldout);
   }
   for (auto& [id, decision] : run->open_decisions) {
-    if (decision.state() != v1::DECISION_STATE_COMMANDED) continue;
-    decision.set_state(v1::DECISION_STATE_FAILED);
-    decision.set_error("the run ended before every rank applied it");
+    if (decision.state() == v1::DECISION_STATE_APPLIED) continue;
+    // What was applied stays as it is, with nothing said about what it did.
+    const bool applied = decision.state() == v1::DECISION_STATE_OBSERVED;
+    decision.set_state(applied ? v1::DECISION_STATE_APPLIED : v1::DECISION_STATE_FAILED);
+    decision.set_error(applied ? "the run ended before it could be judged"
+                               : "the run ended before every rank applied it");
     ledger_->PutDecision(decision);
   }
   for (const ExportWaiter& waiter : std::exchange(run->export_waiters, {})) {

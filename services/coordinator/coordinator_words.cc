@@ -6,12 +6,16 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "libs/base/status_macros.h"
 #include "libs/observe/log.h"
 #include "services/coordinator/coordinator.h"
 #include "services/coordinator/times.h"
 
 namespace espalier::coordinator {
 namespace {
+
+// Steps between two looks at what may expire.
+constexpr uint64_t kExpireEvery = 4096;
 
 // Name of what a command does, for events.
 const char* ActionWord(const v1::Command& command) {
@@ -28,6 +32,8 @@ const char* ActionWord(const v1::Command& command) {
       return "stop";
     case v1::Command::kExport:
       return "export";
+    case v1::Command::kEvaluate:
+      return "evaluation";
     default:
       return "command";
   }
@@ -47,6 +53,10 @@ bool ParseCounts(const std::string& csv, std::vector<uint32_t>* counts) {
     counts->push_back(count);
   }
   return !counts->empty();
+}
+
+double Seconds(const google::protobuf::Duration& duration) {
+  return static_cast<double>(duration.seconds()) + 1e-9 * duration.nanos();
 }
 
 void SendReportAck(const Worker& worker, uint64_t durable_step) {
@@ -230,20 +240,35 @@ void Coordinator::HandleReport(LiveRun* run, Worker* worker, const v1::StepRepor
   // Without an ack the worker keeps its reports; training does not wait for them.
   if (!ledger_->health().ok()) return;
   if (report.last_step() <= run->durable_step) return SendReportAck(*worker, run->durable_step);
-  const auto complete = run->book.Add(report);
-  if (!complete.ok()) {
-    AddEvent(run, v1::EVENT_SEVERITY_WARNING, "report_refused",
-             std::string(complete.status().message()));
-    return;
+  const absl::Status taken = TakeReport(run, report);
+  if (!taken.ok()) {
+    AddEvent(run, v1::EVENT_SEVERITY_WARNING, "report_refused", std::string(taken.message()));
   }
+}
+
+absl::Status Coordinator::TakeReport(LiveRun* run, const v1::StepReport& report) {
+  const auto complete = run->book.Add(report);
+  RETURN_IF_ERROR(complete.status());
   for (const CompleteStep& step : *complete) HandleStep(run, step);
   if (run->book.lost_steps() > run->lost_steps) {
     AddEvent(run, v1::EVENT_SEVERITY_WARNING, "steps_lost",
              absl::StrCat(run->book.lost_steps() - run->lost_steps,
                           " steps were not reported by every rank."));
     run->lost_steps = run->book.lost_steps();
+    for (const StepSpan& lost : run->book.TakeLost()) {
+      auto* gaps = run->record.mutable_gaps();
+      if (!gaps->empty() && gaps->rbegin()->last_step() + 1 == lost.first) {
+        gaps->rbegin()->set_last_step(lost.last);
+      } else {
+        v1::StepRange* gap = gaps->Add();
+        gap->set_first_step(lost.first);
+        gap->set_last_step(lost.last);
+      }
+    }
+    Touch(run, true);
   }
   if (!complete->empty()) new_steps_.insert(run->id());
+  return absl::OkStatus();
 }
 
 void Coordinator::HandleStep(LiveRun* run, const CompleteStep& step) {
@@ -286,13 +311,19 @@ void Coordinator::HandleStep(LiveRun* run, const CompleteStep& step) {
   for (const LayerStep& layer : step.layers)
     rows.push_back({layer.layer, step.last_step, layer.tokens});
   if (!rows.empty()) ledger_->PutLoads(run->id(), std::move(rows));
+  std::vector<history::LoadRow> norms;
+  for (const LayerStep& layer : step.layers) {
+    if (!layer.output_norms.empty())
+      norms.push_back({layer.layer, step.last_step, layer.output_norms});
+  }
+  if (!norms.empty()) ledger_->PutLoads(Ledger::NormsOf(run->id()), std::move(norms));
 
   const auto steps = static_cast<double>(step.last_step - step.first_step + 1);
   run->Record(point, step.experts_seconds / steps);
   run->record.set_step_max(std::max(run->record.step_max(), step.last_step));
   run->pilot.Observe(step.last_step, step.layers);
-  const bool pretrain_over = step.stage != v1::STAGE_KIND_PRETRAIN ||
-                             step.last_step >= StageEnd(run->record.run().spec(), step.last_step);
+  const bool pretrain_over =
+      step.stage != v1::STAGE_KIND_PRETRAIN || step.last_step >= run->stage_end(step.last_step);
   if (pretrain_over && run->pretrain_heldout.has_value() &&
       summary->heldout_loss_end_pretrain() != *run->pretrain_heldout) {
     summary->set_heldout_loss_end_pretrain(*run->pretrain_heldout);
@@ -322,6 +353,18 @@ void Coordinator::StepsDurable(LiveRun* run) {
     SendReportAck(*worker, run->durable_step);
   }
   ConsiderPolicy(run);
+  ExpireLoads(run);
+}
+
+void Coordinator::ExpireLoads(LiveRun* run) {
+  if (options_.retain_steps == 0 || run->durable_step < run->expired_at + kExpireEvery) return;
+  run->expired_at = run->durable_step;
+  // A read pool that is full is busy: the next time will do.
+  const bool posted = pool_.TryPost([this, id = run->id(), step = run->durable_step] {
+    const absl::Status status = ledger_->Expire(id, step, options_.retain_steps);
+    LOG_IF(WARNING, !status.ok()) << "expire_failed run=" << id << " cause=" << status;
+  });
+  LOG_IF(INFO, !posted) << "expire_put_off run=" << run->id();
 }
 
 void Coordinator::HandleEvent(LiveRun* run, const v1::RunEvent& event) {
@@ -415,10 +458,14 @@ void Coordinator::HandleAck(LiveRun* run, const v1::CommandAck& ack) {
     run->figures.Disturb(ack.step());
   }
   open.bytes_moved += ack.bytes_moved();
+  open.rank_bytes_max = std::max(open.rank_bytes_max, ack.bytes_moved());
+  open.pause_seconds = std::max(open.pause_seconds, Seconds(ack.pause()));
   if (ack.has_heldout_loss_before()) open.heldout_loss_before = ack.heldout_loss_before();
   if (ack.has_heldout_loss_after()) open.heldout_loss_after = ack.heldout_loss_after();
   if (!ack.path().empty() && (open.path.empty() || ack.rank() == 0)) open.path = ack.path();
-  if (open.acked.size() == run->rank_count()) CommandApplied(run, ack.sequence());
+  // Another trainer speaks for all its ranks at once.
+  if (open.acked.size() == run->rank_count() || run->external())
+    CommandApplied(run, ack.sequence());
 }
 
 void Coordinator::CommandFailed(LiveRun* run, OpenCommand* open, const v1::CommandAck& ack) {
@@ -430,10 +477,7 @@ void Coordinator::CommandFailed(LiveRun* run, OpenCommand* open, const v1::Comma
            {{"sequence", absl::StrCat(ack.sequence())}});
   if (const auto it = run->open_decisions.find(open->command.decision_id());
       it != run->open_decisions.end()) {
-    it->second.set_state(v1::DECISION_STATE_FAILED);
-    it->second.set_error(ack.error());
-    ledger_->PutDecision(it->second);
-    run->open_decisions.erase(it);
+    DecisionFailed(run, &it->second, *open, ack.error());
   }
   std::erase_if(run->export_waiters, [&](const ExportWaiter& waiter) {
     if (waiter.sequence != ack.sequence()) return false;
@@ -469,8 +513,12 @@ void Coordinator::CommandApplied(LiveRun* run, uint64_t sequence) {
       AddEvent(run, v1::EVENT_SEVERITY_INFO, "run_resumed",
                absl::StrCat("Resumed after step ", step, "."));
       break;
+    case v1::Command::kEvaluate:
+      HeldoutMeasured(run, open);
+      break;
     case v1::Command::kCheckpoint:
-      if (!open.path.empty()) {
+      if (open.command.checkpoint().pin()) CheckpointPinned(run, open);
+      if (!open.path.empty() && open.command.checkpoint().unpin().empty()) {
         state->set_checkpoint(open.path);
         run->record.set_checkpoint_step(step);
       }

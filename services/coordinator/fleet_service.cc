@@ -9,6 +9,7 @@
 #include "libs/observe/log.h"
 #include "libs/rpc/server.h"
 #include "services/coordinator/services.h"
+#include "services/coordinator/unary_call.h"
 
 namespace espalier::coordinator {
 namespace {
@@ -147,6 +148,12 @@ class FleetServiceImpl : public v1::FleetService::CallbackService {
   grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachResponse>* Attach(
       grpc::CallbackServerContext* context) override {
     return new AttachCall(coordinator_, context);
+  }
+  grpc::ServerUnaryReactor* ReportSteps(grpc::CallbackServerContext*,
+                                        const v1::ReportStepsRequest* request,
+                                        v1::ReportStepsResponse* response) override {
+    return UnaryCall<v1::ReportStepsResponse>::Start(
+        response, [&](auto done) { coordinator_->ReportSteps(*request, std::move(done)); });
   }
 
  private:

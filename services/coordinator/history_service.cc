@@ -34,6 +34,18 @@ class HistoryServiceImpl : public v1::HistoryService::CallbackService {
     return UnaryCall<v1::GetSeriesResponse>::Start(
         response, [&](auto done) { coordinator_->GetSeries(*request, std::move(done)); });
   }
+  grpc::ServerUnaryReactor* ListGaps(grpc::CallbackServerContext*,
+                                     const v1::ListGapsRequest* request,
+                                     v1::ListGapsResponse* response) override {
+    return UnaryCall<v1::ListGapsResponse>::Start(
+        response, [&](auto done) { coordinator_->ListGaps(*request, std::move(done)); });
+  }
+  grpc::ServerUnaryReactor* CreateBackup(grpc::CallbackServerContext*,
+                                         const v1::CreateBackupRequest* request,
+                                         v1::CreateBackupResponse* response) override {
+    return UnaryCall<v1::CreateBackupResponse>::Start(
+        response, [&](auto done) { coordinator_->CreateBackup(*request, std::move(done)); });
+  }
 
  private:
   Coordinator* const coordinator_;

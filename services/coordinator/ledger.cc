@@ -94,11 +94,32 @@ void Ledger::PutLoads(const std::string& run_id, std::vector<history::LoadRow> r
 void Ledger::TruncateAfter(const std::string& run_id, uint64_t step) {
   // Rows gathered but not yet flushed are of the epoch that ended: they go the same way.
   loads_.erase(run_id);
+  loads_.erase(NormsOf(run_id));
   const std::string begin = Key(run_id, step + 1), end = KeyEnd(run_id);
   std::erase_if(writes_, [&](const history::Store::Write& write) {
     return write.table == Table::kSeries && write.key >= begin && write.key < end;
   });
   truncate_[run_id] = step;
+  truncate_[NormsOf(run_id)] = step;
+}
+
+absl::Status Ledger::Expire(const std::string& run_id, uint64_t newest, uint64_t retain_steps) {
+  for (const uint32_t resolution : history::LoadHistory::kResolutions) {
+    const uint64_t kept = retain_steps * resolution;
+    if (newest <= kept) break;
+    RETURN_IF_ERROR(history_->Expire(run_id, resolution, newest - kept));
+    RETURN_IF_ERROR(history_->Expire(NormsOf(run_id), resolution, newest - kept));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<uint64_t>> Ledger::FirstKept(const std::string& run_id) const {
+  std::vector<uint64_t> first;
+  for (const uint32_t resolution : history::LoadHistory::kResolutions) {
+    ASSIGN_OR_RETURN(const uint64_t step, history_->FirstKept(run_id, resolution));
+    first.push_back(step);
+  }
+  return first;
 }
 
 absl::Status Ledger::Flush() {

@@ -37,7 +37,9 @@ class Ledger {
   void PutDecision(const v1::Decision& decision);
   void PutEvent(uint64_t number, const v1::RunEvent& event);
   void PutPoint(const std::string& run_id, const v1::SeriesPoint& point);
+  // Under NormsOf(run_id), output norms are kept like loads.
   void PutLoads(const std::string& run_id, std::vector<history::LoadRow> rows);
+  static std::string NormsOf(const std::string& run_id) { return run_id + "/norms"; }
   // Forgets rows and points after `step`; flushed together with the rest.
   void TruncateAfter(const std::string& run_id, uint64_t step);
   void Then(AfterFlush after) { after_.push_back(std::move(after)); }
@@ -73,6 +75,14 @@ class Ledger {
                                                             uint64_t last,
                                                             uint32_t resolution) const;
   absl::Status health() const { return store_->health(); }
+
+  // Lets loads expire at each resolution but for the newest `retain_steps` times 1, 16, 256 and
+  // 4096 steps before `newest`. Thread-safe.
+  absl::Status Expire(const std::string& run_id, uint64_t newest, uint64_t retain_steps);
+  // First step that each of LoadHistory::kResolutions still holds; 0 where nothing has expired.
+  absl::StatusOr<std::vector<uint64_t>> FirstKept(const std::string& run_id) const;
+  // A copy of what was flushed, at `directory`; see history::Store::Backup. Thread-safe.
+  absl::Status Backup(const std::string& directory) const { return store_->Backup(directory); }
 
  private:
   std::unique_ptr<history::Store> store_;

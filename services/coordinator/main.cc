@@ -35,6 +35,12 @@ int main(int argc, char** argv) {
   app.add_option("--data", options.data,
                  "Directory that keeps runs, commands, decisions and loads (RocksDB)")
       ->required();
+  app.add_option("--backup-dir", options.backups,
+                 "Directory that backups are written to; DATA.backups when absent");
+  app.add_option("--retain-steps", options.retain_steps,
+                 "Newest steps of a run whose loads are kept one by one; sixteen times as many at "
+                 "each coarser resolution; 0 keeps all")
+      ->capture_default_str();
   app.add_flag("--insecure", server_options.insecure, "Serve plaintext beyond loopback");
   app.add_option("--lease-seconds", lease_seconds, "Silence after which a worker counts as lost")
       ->capture_default_str();

@@ -1,4 +1,4 @@
-// BuildPlan: prune, place, and the certificate of both, layer by layer.
+// BuildPlan: the policy and the measured loads as a planner's request, and its plan as a message.
 #include "services/coordinator/plan_builder.h"
 
 #include <algorithm>
@@ -26,62 +26,93 @@ planner::PruneOptions ToPruneOptions(const v1::PrunePolicy& policy, const v1::Mo
   return options;
 }
 
-struct LayerPlan {
-  std::vector<int> experts, ranks, pruned;
-  v1::LayerCertificate certificate;
-};
-
-LayerPlan PlanLayer(const PlanInput& input, const planner::LayerState& layer,
-                    const planner::PruneOptions& prune, bool place) {
-  const int rank_count = static_cast<int>(input.rank_count);
-  LayerPlan plan;
-  v1::LayerCertificate& certificate = plan.certificate;
-  certificate.set_layer(static_cast<uint32_t>(layer.layer));
-  certificate.set_experts_before(static_cast<uint32_t>(layer.experts.size()));
-  const double before = planner::MaxOverMean(layer.loads, layer.ranks, rank_count);
-  certificate.set_max_over_mean_before(before);
-  if (layer.previous_loads.size() == layer.loads.size()) {
-    const planner::Stability stability =
-        planner::MeasureStability(layer.previous_loads, layer.loads);
-    certificate.set_rank_correlation(stability.rank_correlation);
-    certificate.set_shift(stability.shift);
-    certificate.set_stable(stability.rank_correlation >= input.prune.stable_rank_correlation() &&
-                           stability.shift <= input.prune.stable_shift());
-  }
-
-  const bool may_prune = input.prunable.contains(static_cast<uint32_t>(layer.layer));
-  if (may_prune) plan.pruned = planner::SelectPruned(layer.experts, layer.loads, prune);
-  const double total = std::accumulate(layer.loads.begin(), layer.loads.end(), 0.0);
-  double gone = 0;
-  std::vector<double> loads;
-  std::vector<int> current;
-  for (size_t i = 0; i < layer.experts.size(); ++i) {
-    if (std::binary_search(plan.pruned.begin(), plan.pruned.end(), layer.experts[i])) {
-      certificate.add_pruned(static_cast<uint32_t>(layer.experts[i]));
-      gone += layer.loads[i];
-      continue;
+planner::PlanRequest ToRequest(const PlanInput& input) {
+  planner::PlanRequest request;
+  request.layers = input.layers;
+  for (planner::LayerState& layer : request.layers) {
+    const auto dropped = input.dropped.find(static_cast<uint32_t>(layer.layer));
+    if (dropped == input.dropped.end()) continue;
+    planner::LayerState kept;
+    kept.layer = layer.layer;
+    for (size_t i = 0; i < layer.experts.size(); ++i) {
+      if (dropped->second.contains(static_cast<uint32_t>(layer.experts[i]))) continue;
+      kept.experts.push_back(layer.experts[i]);
+      kept.ranks.push_back(layer.ranks[i]);
+      kept.loads.push_back(layer.loads[i]);
+      if (!layer.previous_loads.empty()) kept.previous_loads.push_back(layer.previous_loads[i]);
+      if (!layer.scores.empty()) kept.scores.push_back(layer.scores[i]);
     }
-    plan.experts.push_back(layer.experts[i]);
-    loads.push_back(layer.loads[i]);
-    current.push_back(layer.ranks[i]);
+    layer = std::move(kept);
   }
-  certificate.set_pruned_load_share(total > 0 ? gone / total : 0);
-  certificate.set_experts_after(static_cast<uint32_t>(plan.experts.size()));
+  for (const uint32_t layer : input.prunable) request.prunable.insert(static_cast<int>(layer));
+  request.prune = ToPruneOptions(input.prune, input.model);
+  request.place = input.place;
+  request.topology = {static_cast<int>(input.rank_count), input.nodes};
+  request.extra_slots = static_cast<int>(input.placement.extra_slots());
+  request.tolerance = input.placement.tolerance();
+  request.trigger = input.needs_trigger ? input.placement.trigger() : 0;
+  request.min_gain = input.placement.min_gain();
+  request.moves_max_share =
+      input.placement.has_moves_max_share() ? input.placement.moves_max_share() : 1;
+  planner::CostModel& cost = request.cost;
+  cost.step_seconds = input.step_seconds;
+  cost.experts_seconds = std::min(input.experts_seconds, input.step_seconds);
+  cost.expert_bytes = ExpertBytes(input.placement, input.model);
+  if (input.measured_bytes_per_second > 0) {
+    cost.bytes_per_second = input.measured_bytes_per_second;
+  } else if (input.placement.bytes_per_second() > 0) {
+    cost.bytes_per_second = input.placement.bytes_per_second();
+  }
+  if (input.placement.horizon_steps() > 0) cost.horizon_steps = input.placement.horizon_steps();
+  if (input.steps_left > 0) {
+    cost.horizon_steps = std::min(cost.horizon_steps, static_cast<double>(input.steps_left));
+  }
+  return request;
+}
 
-  const double kept = planner::MaxOverMean(loads, current, rank_count);
-  planner::PlacementOptions options;
-  options.rank_count = rank_count;
-  options.extra_slots = static_cast<int>(input.placement.extra_slots());
-  const planner::Placement placement = planner::PlaceExperts(loads, current, options);
-  certificate.set_lower_bound_over_mean(placement.lower_bound_over_mean);
-  // A layer whose heaviest rank would hardly get lighter is not worth its moves.
-  const bool worth =
-      place && placement.moves > 0 && kept > 0 &&
-      (kept - placement.max_over_mean) / kept >= std::max(input.placement.min_gain(), 1e-9);
-  plan.ranks = worth ? placement.ranks : current;
-  certificate.set_max_over_mean_after(worth ? placement.max_over_mean : kept);
-  certificate.set_moves(worth ? static_cast<uint32_t>(placement.moves) : 0);
-  return plan;
+v1::LayerCertificate ToCertificate(const PlanInput& input, const planner::LayerPlan& layer) {
+  v1::LayerCertificate certificate;
+  certificate.set_layer(static_cast<uint32_t>(layer.layer));
+  std::set<uint32_t> pruned(layer.pruned.begin(), layer.pruned.end());
+  if (const auto dropped = input.dropped.find(certificate.layer()); dropped != input.dropped.end())
+    pruned.insert(dropped->second.begin(), dropped->second.end());
+  certificate.set_experts_before(static_cast<uint32_t>(layer.experts.size() + pruned.size()));
+  certificate.set_experts_after(static_cast<uint32_t>(layer.experts.size()));
+  for (const uint32_t expert : pruned) certificate.add_pruned(expert);
+  certificate.set_pruned_load_share(layer.pruned_load_share);
+  certificate.set_max_over_mean_before(layer.max_over_mean_before);
+  certificate.set_max_over_mean_after(layer.max_over_mean_after);
+  certificate.set_lower_bound_over_mean(layer.lower_bound_over_mean);
+  certificate.set_node_max_over_mean_before(layer.node_max_over_mean_before);
+  certificate.set_node_max_over_mean_after(layer.node_max_over_mean_after);
+  certificate.set_moves(static_cast<uint32_t>(layer.moves));
+  certificate.set_rank_correlation(layer.stability.rank_correlation);
+  certificate.set_shift(layer.stability.shift);
+  certificate.set_stable(layer.stability.rank_correlation >=
+                             input.prune.stable_rank_correlation() &&
+                         layer.stability.shift <= input.prune.stable_shift());
+  for (const planner::ReplicaAdvice& advice : layer.replicas) {
+    v1::ReplicaAdvice* out = certificate.add_replicas();
+    out->set_expert(static_cast<uint32_t>(advice.expert));
+    out->set_load_over_rank_mean(advice.load_over_rank_mean);
+    out->set_copies(static_cast<uint32_t>(advice.copies));
+    out->set_max_over_mean_with_copies(advice.max_over_mean_with_copies);
+  }
+  return certificate;
+}
+
+void AddLayout(const PlanInput& input, const planner::LayerPlan& layer, v1::ExpertLayout* out) {
+  v1::LayerLayout* layout = out->add_layers();
+  layout->set_layer(static_cast<uint32_t>(layer.layer));
+  for (const int expert : layer.experts) layout->add_experts(static_cast<uint32_t>(expert));
+  for (const int rank : layer.ranks) layout->add_ranks(static_cast<uint32_t>(rank));
+  const auto masked = input.masked.find(static_cast<uint32_t>(layer.layer));
+  if (masked == input.masked.end()) return;
+  for (const uint32_t expert : masked->second) {
+    if (std::binary_search(layer.experts.begin(), layer.experts.end(), static_cast<int>(expert))) {
+      layout->add_masked(expert);
+    }
+  }
 }
 
 }  // namespace
@@ -100,63 +131,46 @@ int KeepMin(const v1::PrunePolicy& policy, const v1::ModelSpec& model) {
   return std::max({1, static_cast<int>(model.top_k()), static_cast<int>(policy.keep_min()), share});
 }
 
+double ExpertBytes(const v1::PlacementPolicy& policy, const v1::ModelSpec& model) {
+  if (policy.expert_bytes() > 0) return policy.expert_bytes();
+  return 3.0 * model.width() * model.expert_width() * kBytesPerParameter;
+}
+
 v1::Plan BuildPlan(const PlanInput& input) {
   v1::Plan plan;
   plan.set_first_step(input.first_step);
   plan.set_last_step(input.last_step);
+  plan.set_score(input.prune.score());
   if (input.layers.empty()) {
     plan.set_empty(true);
     plan.set_reason("no loads are recorded yet; let the run take some steps first");
     return plan;
   }
-
-  double before = 0;
-  for (const planner::LayerState& layer : input.layers) {
-    before += planner::MaxOverMean(layer.loads, layer.ranks, static_cast<int>(input.rank_count));
+  const planner::PlanRequest request = ToRequest(input);
+  const planner::JointPlan joint = planner::MakePlan(request);
+  uint64_t dropped = 0;
+  for (const planner::LayerPlan& layer : joint.layers) {
+    const v1::LayerCertificate& certificate = *plan.add_layers() = ToCertificate(input, layer);
+    dropped += static_cast<uint64_t>(certificate.pruned_size());
+    AddLayout(input, layer, plan.mutable_layout());
   }
-  before /= static_cast<double>(input.layers.size());
-  const bool triggered = !input.needs_trigger || before > input.placement.trigger();
-  const planner::PruneOptions prune = ToPruneOptions(input.prune, input.model);
-
-  double after = 0;
-  for (const planner::LayerState& layer : input.layers) {
-    const LayerPlan part = PlanLayer(input, layer, prune, input.place && triggered);
-    after += part.certificate.max_over_mean_after();
-    plan.set_experts_moved(plan.experts_moved() + part.certificate.moves());
-    plan.set_experts_pruned(plan.experts_pruned() + part.pruned.size());
-    *plan.add_layers() = part.certificate;
-    v1::LayerLayout* layout = plan.mutable_layout()->add_layers();
-    layout->set_layer(static_cast<uint32_t>(layer.layer));
-    for (const int expert : part.experts) layout->add_experts(static_cast<uint32_t>(expert));
-    for (const int rank : part.ranks) layout->add_ranks(static_cast<uint32_t>(rank));
-    const auto masked = input.masked.find(static_cast<uint32_t>(layer.layer));
-    if (masked == input.masked.end()) continue;
-    for (const uint32_t expert : masked->second) {
-      if (std::binary_search(part.experts.begin(), part.experts.end(), static_cast<int>(expert))) {
-        layout->add_masked(expert);
-      }
-    }
-  }
-  after /= static_cast<double>(input.layers.size());
-  plan.set_imbalance_before(before);
-  plan.set_imbalance_after(after);
-  plan.set_bytes_moved(plan.experts_moved() * 3 * input.model.width() * input.model.expert_width() *
-                       kBytesPerParameter);
+  plan.set_imbalance_before(joint.imbalance_before);
+  plan.set_imbalance_after(joint.imbalance_after);
+  plan.set_gap_to_lower_bound(joint.gap_to_lower_bound);
+  plan.set_experts_moved(static_cast<uint64_t>(joint.experts_moved));
+  plan.set_experts_pruned(dropped);
+  plan.set_soft(dropped > 0 && input.dropped.empty() && input.prune.soft_steps() > 0);
+  plan.set_bytes_moved(static_cast<uint64_t>(joint.bytes_moved));
+  plan.set_bytes_per_second(request.cost.bytes_per_second);
+  plan.set_bandwidth_measured(input.measured_bytes_per_second > 0);
+  plan.set_move_seconds(joint.move_seconds);
+  plan.set_horizon_steps(static_cast<uint64_t>(request.cost.horizon_steps));
+  if (joint.payback_steps.has_value()) plan.set_payback_steps(*joint.payback_steps);
   plan.set_step_seconds_before(input.step_seconds);
-  // Ranks meet after the experts, so the step waits for the heaviest rank: that part scales with
-  // max over mean.
-  const double waited = std::min(input.experts_seconds, input.step_seconds);
-  plan.set_step_seconds_predicted(before > 0 ? input.step_seconds - waited * (1 - after / before)
-                                             : input.step_seconds);
-  if (plan.experts_pruned() == 0 && plan.experts_moved() == 0) {
-    plan.set_empty(true);
-    plan.set_reason(!triggered
-                        ? absl::StrCat("max/mean rank load is ", before,
-                                       ", not above placement.trigger ", input.placement.trigger())
-                        : absl::StrCat("no change lowers the heaviest rank (max/mean ", before,
-                                       ") by placement.min_gain ", input.placement.min_gain(),
-                                       " and no expert falls under the prune policy"));
-  }
+  plan.set_step_seconds_predicted(joint.step_seconds_predicted);
+  // What was masked before goes, whether anything moves or not.
+  plan.set_empty(joint.empty && dropped == 0);
+  plan.set_reason(joint.reason);
   return plan;
 }
 

@@ -10,6 +10,7 @@
 
 #include "espalier/v1/plan_service.pb.h"
 #include "espalier/v1/run_spec.pb.h"
+#include "libs/planner/joint.h"
 #include "libs/planner/planner.h"
 
 namespace espalier::coordinator {
@@ -19,8 +20,11 @@ struct PlanInput {
   v1::PrunePolicy prune;          // defaults filled in
   v1::PlacementPolicy placement;  // likewise
   uint32_t rank_count = 1;
+  std::vector<int> nodes;  // by rank; empty: all on one
   // Layers that may be pruned; empty leaves pruning out.
   std::set<uint32_t> prunable;
+  // Experts that go whatever their load: they were masked before.
+  std::map<uint32_t, std::set<uint32_t>> dropped;
   bool place = true;
   // Leave the placement alone while the measured imbalance is at most placement.trigger and nothing
   // is pruned.
@@ -33,12 +37,16 @@ struct PlanInput {
   double step_seconds = 0;  // measured; 0 when unknown
   double experts_seconds =
       0;  // part of it in which ranks wait for the heaviest one; 0 when unknown
+  double measured_bytes_per_second = 0;  // 0: placement.bytes_per_second stands in
+  uint64_t steps_left = 0;  // in which moves can pay; 0: as placement.horizon_steps says
 };
 
 // Never keeps fewer than top_k experts. `empty` and `reason` say when there is nothing worth doing.
 v1::Plan BuildPlan(const PlanInput& input);
 
 planner::StabilityOptions ToStabilityOptions(const v1::PrunePolicy& policy);
+// Weights and optimizer state that move with one expert.
+double ExpertBytes(const v1::PlacementPolicy& policy, const v1::ModelSpec& model);
 // Fewest experts that the policy lets a layer keep: top_k at least.
 int KeepMin(const v1::PrunePolicy& policy, const v1::ModelSpec& model);
 

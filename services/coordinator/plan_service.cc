@@ -34,6 +34,12 @@ class PlanServiceImpl : public v1::PlanService::CallbackService {
     return UnaryCall<v1::ExplainDecisionResponse>::Start(
         response, [&](auto done) { coordinator_->ExplainDecision(*request, std::move(done)); });
   }
+  grpc::ServerUnaryReactor* RollbackDecision(grpc::CallbackServerContext*,
+                                             const v1::RollbackDecisionRequest* request,
+                                             v1::RollbackDecisionResponse* response) override {
+    return UnaryCall<v1::RollbackDecisionResponse>::Start(
+        response, [&](auto done) { coordinator_->RollbackDecision(*request, std::move(done)); });
+  }
 
  private:
   Coordinator* const coordinator_;

@@ -2,6 +2,7 @@
 #include "services/coordinator/run.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "services/coordinator/times.h"
@@ -31,12 +32,32 @@ void LiveRun::Record(const v1::SeriesPoint& point, double experts_seconds) {
   if (point.has_heldout_loss()) progress.set_heldout_loss(point.heldout_loss());
   if (point.has_reinforce()) *progress.mutable_reinforce() = point.reinforce();
   if (point.experts_alive() > 0) progress.set_experts_alive(point.experts_alive());
-  if (point.stage() == v1::STAGE_KIND_PRETRAIN && point.has_heldout_loss())
-    pretrain_heldout = point.heldout_loss();
+  if (point.stage() != v1::STAGE_KIND_PRETRAIN || !point.has_heldout_loss()) return;
+  pretrain_heldout = point.heldout_loss();
+  if (heldout.size() >= kHeldoutPointsMax) heldout.erase(heldout.begin());
+  heldout.push_back({static_cast<double>(point.step()), point.heldout_loss()});
+}
+
+const v1::Decision* LiveRun::pending_decision() const {
+  for (const auto& [id, decision] : open_decisions) {
+    if (decision.state() != v1::DECISION_STATE_APPLIED) return &decision;
+  }
+  return nullptr;
+}
+
+uint64_t LiveRun::stage_end(uint64_t step) const {
+  if (external()) return std::numeric_limits<uint64_t>::max();
+  return StageEnd(record.run().spec(), step);
 }
 
 void LiveRun::GoBack(uint64_t step) {
   figures.TruncateAfter(step);
+  std::erase_if(heldout, [step](const planner::LossPoint& point) {
+    return point.step > static_cast<double>(step);
+  });
+  auto* gaps = record.mutable_gaps();
+  while (!gaps->empty() && gaps->rbegin()->first_step() > step) gaps->RemoveLast();
+  if (!gaps->empty() && gaps->rbegin()->last_step() > step) gaps->rbegin()->set_last_step(step);
   durable_step = step;
   book.Restart(step);
   progress.set_step(step);
@@ -45,6 +66,11 @@ void LiveRun::GoBack(uint64_t step) {
 bool IsEnded(v1::RunState state) {
   return state == v1::RUN_STATE_COMPLETED || state == v1::RUN_STATE_STOPPED ||
          state == v1::RUN_STATE_FAILED;
+}
+
+bool IsOpen(v1::DecisionState state) {
+  return state == v1::DECISION_STATE_COMMANDED || state == v1::DECISION_STATE_APPLIED ||
+         state == v1::DECISION_STATE_OBSERVED || state == v1::DECISION_STATE_ROLLING_BACK;
 }
 
 const char* StateWord(v1::RunState state) {

@@ -295,21 +295,22 @@ void FakeWorker::Report(v1::StepReport report) {
 
 void FakeWorker::Ack(uint64_t sequence, uint64_t step, const std::string& error,
                      const std::string& path) {
+  v1::CommandAck ack;
+  ack.set_sequence(sequence);
+  ack.set_step(step);
+  ack.set_error(error);
+  ack.set_path(path);
+  Ack(std::move(ack));
+}
+
+void FakeWorker::Ack(v1::CommandAck ack) {
+  ack.set_run_id(assignment_.run_id());
+  ack.set_epoch(assignment_.epoch());
+  ack.set_rank(assignment_.rank());
+  last_applied_ = ack.sequence();
   v1::AttachRequest word;
-  v1::CommandAck* ack = word.mutable_ack();
-  ack->set_run_id(assignment_.run_id());
-  ack->set_epoch(assignment_.epoch());
-  ack->set_rank(assignment_.rank());
-  ack->set_sequence(sequence);
-  ack->set_step(step);
-  ack->set_error(error);
-  ack->set_path(path);
-  if (assignment_.rank() == 0) {
-    ack->set_heldout_loss_before(2.5);
-    ack->set_heldout_loss_after(2.6);
-  }
+  *word.mutable_ack() = std::move(ack);
   Write(word);
-  last_applied_ = sequence;
 }
 
 void FakeWorker::Event(const std::string& name, uint64_t step,
@@ -338,6 +339,12 @@ void FakeWorker::End(v1::AssignmentEnd::Outcome outcome, const std::string& erro
 
 FakeRun::FakeRun(std::vector<FakeWorker*> workers, std::vector<std::vector<double>> shares)
     : workers_(std::move(workers)), shares_(std::move(shares)) {
+  ResetLayout();
+}
+
+void FakeRun::ResetLayout() {
+  ranks_.clear();
+  masked_.assign(shares_.size(), {});
   for (const auto& layer : shares_) {
     std::vector<int> ranks;
     for (size_t expert = 0; expert < layer.size(); ++expert) {
@@ -359,16 +366,19 @@ void FakeRun::Steps(uint64_t count) {
       report.mutable_duration()->set_nanos(static_cast<int32_t>(step_seconds * 1e9));
       report.mutable_phases()->set_experts_seconds(step_seconds / 2);
       for (size_t layer = 0; layer < shares_.size(); ++layer) {
+        const auto share = [&](size_t e) {
+          const bool chosen =
+              ranks_[layer][e] >= 0 && !masked_[layer].contains(static_cast<int>(e));
+          return chosen ? shares_[layer][e] : 0;
+        };
         double alive = 0;
-        for (size_t e = 0; e < shares_[layer].size(); ++e)
-          alive += ranks_[layer][e] >= 0 ? shares_[layer][e] : 0;
+        for (size_t e = 0; e < shares_[layer].size(); ++e) alive += share(e);
         v1::LayerLoads* loads = report.add_loads();
         loads->set_layer(static_cast<uint32_t>(layer));
         for (size_t e = 0; e < shares_[layer].size(); ++e) {
           if (ranks_[layer][e] != static_cast<int>(rank)) continue;
           loads->add_experts(static_cast<uint32_t>(e));
-          loads->add_tokens(
-              static_cast<uint64_t>(std::llround(100000 * shares_[layer][e] / alive)));
+          loads->add_tokens(static_cast<uint64_t>(std::llround(100000 * share(e) / alive)));
         }
       }
       if (rank == 0) {
@@ -399,10 +409,24 @@ void FakeRun::ApplyCommands(const std::string& error) {
         for (int i = 0; i < layer.experts_size(); ++i) {
           ranks_[layer.layer()][layer.experts(i)] = static_cast<int>(layer.ranks(i));
         }
+        masked_[layer.layer()] = {layer.masked().begin(), layer.masked().end()};
       }
     }
     applied.push_back(*command);
-    for (FakeWorker* worker : workers_) worker->Ack(command->sequence(), step_, error);
+    v1::CommandAck ack;
+    ack.set_sequence(command->sequence());
+    ack.set_step(step_);
+    ack.set_error(error);
+    if (command->checkpoint().pin()) ack.set_path("/checkpoints/step-" + std::to_string(step_));
+    for (size_t rank = 0; rank < workers_.size(); ++rank) {
+      v1::CommandAck own = ack;
+      if (rank == 0 && command->has_set_layout()) {
+        own.set_heldout_loss_before(heldout_before);
+        own.set_heldout_loss_after(heldout_after);
+      }
+      if (rank == 0 && command->has_evaluate()) own.set_heldout_loss_after(evaluated);
+      workers_[rank]->Ack(std::move(own));
+    }
   }
 }
 

@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -106,6 +107,8 @@ class FakeWorker {
   void Report(v1::StepReport report);
   void Ack(uint64_t sequence, uint64_t step, const std::string& error = "",
            const std::string& path = "");
+  // Fills in the run, epoch and rank.
+  void Ack(v1::CommandAck ack);
   void Event(const std::string& name, uint64_t step,
              const std::map<std::string, std::string>& fields);
   void End(v1::AssignmentEnd::Outcome outcome, const std::string& error = "");
@@ -148,16 +151,21 @@ class FakeRun {
   void ApplyCommands(const std::string& error = "");
   uint64_t step() const { return step_; }
   void set_step(uint64_t step) { step_ = step; }
+  // As the run began: what a worker does that starts from a checkpoint of then.
+  void ResetLayout();
   std::vector<v1::Command> applied;
   v1::StageKind stage = v1::STAGE_KIND_PRETRAIN;
   std::optional<double> heldout;  // sent with the next step, then cleared
   double step_seconds = 0.1;
+  // What an `evaluate` command finds, and the losses around a layout.
+  double evaluated = 2.5, heldout_before = 2.5, heldout_after = 2.6;
   const std::vector<std::vector<int>>& ranks() const { return ranks_; }
 
  private:
   std::vector<FakeWorker*> workers_;
   std::vector<std::vector<double>> shares_;
   std::vector<std::vector<int>> ranks_;  // by layer and expert; -1: gone
+  std::vector<std::set<int>> masked_;    // by layer
   uint64_t step_ = 0;
 };
 
