@@ -53,6 +53,7 @@ int Main(int argc, char** argv) {
       "not found, 5 other.");
   AddRunCommands(app, context);
   AddExpertsCommand(app, context);
+  AddHistoryCommands(app, context);
   AddPlanCommands(app, context);
   AddRewardCommands(app, context);
   try {

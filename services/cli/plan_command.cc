@@ -25,8 +25,9 @@ constexpr int kPagesMax = 1000;
 
 // What the flags say; absent ones leave the run's own policy.
 struct PlanArguments {
-  std::string run_id, decision_id, request_id, loads, current;
-  std::optional<double> alpha, beta;
+  std::string run_id, decision_id, request_id, reason, loads, current;
+  std::optional<double> alpha, beta, guard_tolerance;
+  std::optional<uint32_t> soft_steps;
   std::optional<uint32_t> keep_min, keep_multiple_of, extra_slots, ranks;
   std::optional<int> moves_max;
   std::vector<int> protected_experts;
@@ -48,7 +49,8 @@ absl::StatusOr<v1::PlanOptions> OptionsOf(const Context& context, const PlanArgu
   options.set_skip_prune(arguments.skip_prune);
   options.set_skip_placement(arguments.skip_placement);
   const bool prune = arguments.alpha || arguments.beta || arguments.keep_min ||
-                     arguments.keep_multiple_of || !arguments.protected_experts.empty();
+                     arguments.keep_multiple_of || arguments.soft_steps ||
+                     arguments.guard_tolerance || !arguments.protected_experts.empty();
   if (!prune && !arguments.extra_slots) return options;
   v1::RunService::Stub runs(rpc::MakeChannel(context.coordinator));
   v1::GetRunRequest request;
@@ -62,6 +64,8 @@ absl::StatusOr<v1::PlanOptions> OptionsOf(const Context& context, const PlanArgu
     if (arguments.alpha) policy.set_alpha(*arguments.alpha);
     if (arguments.beta) policy.set_beta(*arguments.beta);
     if (arguments.keep_min) policy.set_keep_min(*arguments.keep_min);
+    if (arguments.soft_steps) policy.set_soft_steps(*arguments.soft_steps);
+    if (arguments.guard_tolerance) policy.set_guard_tolerance(*arguments.guard_tolerance);
     if (arguments.keep_multiple_of) policy.set_keep_multiple_of(*arguments.keep_multiple_of);
     for (const int expert : arguments.protected_experts) {
       policy.add_protected_experts(static_cast<uint32_t>(expert));
@@ -114,6 +118,16 @@ Result Explain(const Context& context, const PlanArguments& arguments) {
   request.set_run_id(arguments.run_id);
   request.set_decision_id(arguments.decision_id);
   ASSIGN_OR_RETURN(const auto response, CallPlans(context, &PlanStub::ExplainDecision, request));
+  context.Print(response, [&] { return RenderDecision(response.decision(), context.style); });
+  return kExitOk;
+}
+
+Result RollBack(const Context& context, const PlanArguments& arguments) {
+  v1::RollbackDecisionRequest request;
+  request.set_run_id(arguments.run_id);
+  request.set_decision_id(arguments.decision_id);
+  request.set_reason(arguments.reason);
+  ASSIGN_OR_RETURN(const auto response, CallPlans(context, &PlanStub::RollbackDecision, request));
   context.Print(response, [&] { return RenderDecision(response.decision(), context.style); });
   return kExitOk;
 }
@@ -240,7 +254,11 @@ void AddPlanCommands(CLI::App& app, Context& context) {
   auto* explain =
       AddCommand(*plan, context, "explain", "One decision: what it promised and what came of it",
                  arguments, [&context, arguments] { return Explain(context, *arguments); });
-  for (CLI::App* command : {propose, apply, list, explain}) AddRun(command, arguments);
+  auto* rollback = AddCommand(
+      *plan, context, "rollback",
+      "Take a decision back: unmask, move back, or go back to the checkpoint taken before a drop",
+      arguments, [&context, arguments] { return RollBack(context, *arguments); });
+  for (CLI::App* command : {propose, apply, list, explain, rollback}) AddRun(command, arguments);
   for (CLI::App* command : {propose, apply}) {
     AddPruneOptions(command, arguments);
     AddSlots(command, arguments);
@@ -248,8 +266,19 @@ void AddPlanCommands(CLI::App& app, Context& context) {
   }
   apply->add_option("--request-id", arguments->request_id,
                     "Key of this request: a second one with it changes nothing");
-  explain->add_option("decision", arguments->decision_id, "Decision id, as `plan list` shows it")
-      ->required();
+  for (CLI::App* command : {explain, rollback}) {
+    command->add_option("decision", arguments->decision_id, "Decision id, as `plan list` shows it")
+        ->required();
+  }
+  rollback->add_option("--reason", arguments->reason, "Why; kept with the decision");
+  apply
+      ->add_option("--soft-steps", arguments->soft_steps,
+                   "Only mask the experts first, and drop them after so many steps")
+      ->check(CLI::Range(0, 1000000000));
+  apply
+      ->add_option("--guard-tolerance", arguments->guard_tolerance,
+                   "Take the prune back when the held-out loss comes out this much above forecast")
+      ->check(CLI::Range(0.0, 100.0));
   AddOffline(*plan, context, arguments);
 }
 

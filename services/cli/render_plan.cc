@@ -26,6 +26,41 @@ std::string Summary(const v1::Plan& plan) {
                          plan.imbalance_after());
 }
 
+// Experts that no placement can spread.
+std::string RenderReplicas(const v1::Plan& plan) {
+  std::string text;
+  for (const v1::LayerCertificate& layer : plan.layers()) {
+    for (const v1::ReplicaAdvice& advice : layer.replicas()) {
+      absl::StrAppendFormat(&text,
+                            "Layer %d: expert %d alone is %.2f of a rank's share; %d copies of it "
+                            "would bring max/mean to %.3f\n",
+                            layer.layer(), advice.expert(), advice.load_over_rank_mean(),
+                            advice.copies(), advice.max_over_mean_with_copies());
+    }
+  }
+  return text;
+}
+
+std::string RenderGuard(const v1::Decision& decision) {
+  if (!decision.has_guard()) return "";
+  const v1::GuardReport& guard = decision.guard();
+  std::string text;
+  if (decision.state() == v1::DECISION_STATE_OBSERVED) {
+    absl::StrAppendFormat(&text, "%s until step %d\n",
+                          decision.plan().soft() ? "Masked, not dropped," : "Watched",
+                          guard.judge_step());
+  }
+  if (guard.has_held()) {
+    absl::StrAppendFormat(&text,
+                          "Quality guard %s at step %d: held-out loss %.4f, forecast %.4f from %d "
+                          "points, tolerance %g\n",
+                          guard.held() ? "held" : "did not hold", guard.judge_step(),
+                          guard.heldout_loss_measured(), guard.heldout_loss_forecast(),
+                          guard.points(), guard.tolerance());
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string RenderPlan(const v1::Plan& plan, const Style& style) {
@@ -36,6 +71,15 @@ std::string RenderPlan(const v1::Plan& plan, const Style& style) {
   if (plan.step_seconds_predicted() > 0) {
     absl::StrAppend(&text, "Step time ", Fixed(plan.step_seconds_before(), 4), " s, predicted ",
                     Fixed(plan.step_seconds_predicted(), 4), " s\n");
+  }
+  if (plan.experts_moved() > 0) {
+    absl::StrAppendFormat(&text, "Moves take %.3g s at %s B/s (%s), %s; the horizon is %d steps\n",
+                          plan.move_seconds(), Count(plan.bytes_per_second()),
+                          plan.bandwidth_measured() ? "measured" : "assumed",
+                          plan.has_payback_steps()
+                              ? absl::StrFormat("paid back after %.1f steps", plan.payback_steps())
+                              : std::string("with no step time to pay them back from"),
+                          plan.horizon_steps());
   }
   std::vector<std::vector<std::string>> rows = {{"LAYER", "EXPERTS", "LOAD PRUNED", "MAX/MEAN",
                                                  "BOUND", "MOVES", "RANK CORR.", "SHIFT",
@@ -50,7 +94,8 @@ std::string RenderPlan(const v1::Plan& plan, const Style& style) {
                     Fixed(layer.rank_correlation(), 3), Fixed(layer.shift(), 3),
                     layer.stable() ? "yes" : "no"});
   }
-  return plan.layers_size() > 0 ? text + RenderTable(rows, style) : text;
+  if (plan.layers_size() > 0) text += RenderTable(rows, style);
+  return text + RenderReplicas(plan);
 }
 
 std::string RenderDecisions(const v1::ListDecisionsResponse& decisions, const Style& style) {
@@ -80,6 +125,15 @@ std::string RenderDecision(const v1::Decision& decision, const Style& style) {
   if (decision.has_step_seconds_realised()) {
     absl::StrAppend(&text, "Step time came out at ", Fixed(decision.step_seconds_realised(), 4),
                     " s\n");
+  }
+  text += RenderGuard(decision);
+  if (!decision.rollback_reason().empty()) {
+    absl::StrAppend(&text, "Taken back: ", Printable(decision.rollback_reason()), "\n");
+  }
+  if (decision.has_pause_seconds()) {
+    absl::StrAppendFormat(&text, "The ranks stood still for %.3g s and sent %s B\n",
+                          decision.pause_seconds(),
+                          Count(static_cast<double>(decision.bytes_sent())));
   }
   if (decision.has_imbalance_realised()) {
     absl::StrAppend(&text, "Imbalance came out at ", Fixed(decision.imbalance_realised(), 3), "\n");
