@@ -107,7 +107,7 @@ class ExternalTrainer(unittest.TestCase):
                 self.assertLess(after, 1.1)
                 decisions = json.loads(self.suite.cli("plan", "list", telemetry.run_id, "--json"))["decisions"]
                 self.assertEqual(decisions[0]["state"], "DECISION_STATE_VERIFIED")
-                self.assertAlmostEqual(decisions[0]["imbalanceRealised"], after, delta=0.05)
+                self.assertAlmostEqual(decisions[0]["imbalance_realised"], after, delta=0.05)
                 plan = telemetry.propose(prune={"enabled": 1, "beta": 0.05}, placement={"window_steps": 20})
                 self.assertGreater(plan["experts_pruned"], 0)
                 telemetry.finish()

@@ -236,6 +236,8 @@ class Telemetry:
         self.dense_layers: int = run["spec"]["model"]["dense_layers"]
         self.experts: int = run["spec"]["model"]["experts"]
         self.ranks: int = run["spec"]["workers"]["count"]
+        # Complete: the coordinator has filled every default in.
+        self._policies = {name: run["spec"][name] for name in ("placement", "prune")}
         self.ended = False
         self.placement = self.initial_placement()
         self._acks: List[dict] = []
@@ -315,13 +317,10 @@ class Telemetry:
             self.placement[layer] = [where.get(expert) for expert in range(self.experts)]
 
     def propose(self, *, placement: Optional[Mapping] = None, prune: Optional[Mapping] = None) -> dict:
-        """A plan on the newest loads, by the run's own policy or the ones given; changes nothing. Its keys are
-        those of the message Plan: layout, imbalance_before, imbalance_after, experts_moved, reason, …"""
-        options = {}
-        if placement is not None:
-            options["placement"] = placement
-        if prune is not None:
-            options["prune"] = prune
+        """A plan on the newest loads, by the run's own policies with the fields given instead; changes nothing.
+        Its keys are those of the message Plan: layout, imbalance_before, imbalance_after, experts_moved, …"""
+        options = {name: {**self._policies[name], **given}
+                   for name, given in (("placement", placement), ("prune", prune)) if given is not None}
         return self._call("ProposePlan", {"run_id": self.run_id, "options": options})["plan"]
 
     def finish(self, error: str = "") -> None:
