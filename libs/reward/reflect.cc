@@ -21,19 +21,20 @@ constexpr std::array<absl::string_view, 20> kCues = {
     "let's re-",     "double-check", "double check", "alternatively",  "on second",
     "hold on",       "just to be",   "to be sure",   "let me confirm", "let me make sure"};
 
-bool CueAt(absl::string_view text, size_t at) {
+// Size of the cue at `at`; 0 when there is none.
+size_t CueAt(absl::string_view text, size_t at) {
   for (const absl::string_view cue : kCues) {
     if (!HoldsAt(text, at, cue)) continue;
     const size_t behind = at + cue.size();
     // "waiter" and "waited" are no cues; "hmmm" is.
     if (cue == "wait" && behind < text.size() && IsWordByte(text[behind])) continue;
-    return true;
+    return cue.size();
   }
-  return false;
+  return 0;
 }
 
-std::vector<int64_t> FindHesitations(absl::string_view text) {
-  std::vector<int64_t> found;
+std::vector<TextSpan> FindHesitations(absl::string_view text) {
+  std::vector<TextSpan> found;
   bool sentence_has_one = false;
   for (size_t at = 0; at < text.size(); ++at) {
     const char c = text[at];
@@ -48,8 +49,9 @@ std::vector<int64_t> FindHesitations(absl::string_view text) {
         lower != 'o' && lower != 'j' && lower != 't') {
       continue;
     }
-    if (!CueAt(text, at)) continue;
-    found.push_back(static_cast<int64_t>(at));
+    const size_t size = CueAt(text, at);
+    if (size == 0) continue;
+    found.push_back({static_cast<int64_t>(at), static_cast<int64_t>(at + size)});
     sentence_has_one = true;
   }
   return found;
@@ -70,9 +72,8 @@ Reflections FindReflections(absl::string_view trace, const Verifier& verifier) {
     }
     if (reflections.statements++ == 0) reflections.first_correct = verdict->second;
     if (!verdict->second) continue;
-    reflections.correct.push_back(static_cast<int64_t>(statement.marker));
-    if (!reflections.first_correct_stop)
-      reflections.first_correct_stop = static_cast<int64_t>(statement.stop);
+    reflections.correct.push_back(
+        {static_cast<int64_t>(statement.marker), static_cast<int64_t>(statement.stop)});
   }
   return reflections;
 }

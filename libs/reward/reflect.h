@@ -2,8 +2,6 @@
 // follows that.
 #pragma once
 
-#include <cstdint>
-#include <optional>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -12,12 +10,10 @@
 namespace espalier::reward {
 
 struct Reflections {
-  int statements = 0;                         // explicit statements of any answer
-  bool first_correct = false;                 // the first statement is right
-  std::vector<int64_t> correct;               // offsets of the statements of the right answer
-  std::optional<int64_t> first_correct_stop;  // behind the sentence of the first of them
-  std::vector<int64_t>
-      hesitations;  // offsets of "wait", "hmm", "let me check" …, at most one a sentence
+  int statements = 0;                 // explicit statements of any answer
+  bool first_correct = false;         // the first statement is right
+  std::vector<TextSpan> correct;      // the sentences that state the right answer
+  std::vector<TextSpan> hesitations;  // "wait", "hmm", "let me check" …, at most one a sentence
 };
 
 Reflections FindReflections(absl::string_view trace, const Verifier& verifier);

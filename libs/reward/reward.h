@@ -40,15 +40,20 @@ struct VerifyOptions {
 Verification VerifyAnswer(absl::string_view reference, absl::string_view answer,
                           const VerifyOptions& options = {});
 
-enum class LengthShaping { kNone, kOverlong, kGroup };
-// Mirrors espalier.v1.RewardSpec, defaults resolved.
+// kL1Max has no value in the protos: the preset l1-max/1 asks for it.
+enum class LengthShaping { kNone, kOverlong, kGroup, kCosine, kL1, kL1Max };
+// Mirrors espalier.v1.RewardSpec, defaults resolved. Named values of it: presets.h.
 struct RewardOptions {
   double reflection_min = 0, reflection_max = 3;
   double answer_weight = 1, accuracy_weight = 1, reflection_weight = 1, side_weight = 1;
   LengthShaping length_shaping = LengthShaping::kNone;
   double length_weight = 0.5;
   int64_t length_max = 0, length_buffer = 0;
-  bool safe = true;
+  int64_t length_target = 0;     // l1
+  double length_scale = 0.0003;  // l1: for each token
+  bool safe = true;              // no weighted part of a trace that is not correct is above 0
+  bool count_hesitations = false;
+  bool check_language = false;
 };
 
 struct TraceInput {
@@ -57,27 +62,51 @@ struct TraceInput {
   bool truncated = false;
 };
 
-// Weighted: their sum is the total.
 struct RewardParts {
   double answer = 0, accuracy = 0, reflection = 0, length = 0, side = 0;
 };
 
+// Byte range [begin, end) of a trace.
+struct TextSpan {
+  int64_t begin = 0, end = 0;
+};
+
 struct TraceScore {
-  double total = 0;
-  RewardParts parts;
+  double total = 0;      // sum of `parts`
+  double raw_total = 0;  // the same without the length part
+  RewardParts parts;     // weighted
+  RewardParts raw_parts;
   Verification verification;
   Extraction extraction;
   int reflections = 0;  // complete answer stated again after its first statement
   int hesitations = 0;
   bool first_answer_correct = false;
-  std::optional<double> tail_share;  // share of the text after the first correct answer
-  bool repetition_ok = true, format_ok = true;
+  // The sentences that state the right answer (the first, and each later one) and the hesitation
+  // cues.
+  std::optional<TextSpan> first_correct;
+  std::vector<TextSpan> restatements, hesitation_cues;
+  // Share of the trace after the sentence that first states the right answer: by bytes, which stand
+  // in for tokens, since a trace comes with the number of its tokens but not with their places.
+  std::optional<double> tail_share;
+  bool repetition_ok = true, format_ok = true, language_ok = true;
+  double advantage = 0;  // (total - mean) / std of its group; 0 without a verdict
 };
 
 // Scores one group: group-relative length shaping looks at all of it. An unreadable reference gives
-// kAbstain and a total of 0 with the reason, never a silent zero.
+// kAbstain and a total of 0 with the reason, never a silent zero. `prompt` serves the language
+// check.
 std::vector<TraceScore> ScoreGroup(absl::string_view reference,
                                    const std::vector<TraceInput>& traces,
-                                   const RewardOptions& options);
+                                   const RewardOptions& options, absl::string_view prompt = {});
+
+// A group as reinforcement learning sees it, over the traces that have a verdict.
+struct GroupStatistics {
+  int scored = 0, abstained = 0;
+  double pass_rate = 0;
+  double mean_total = 0, std_total = 0;  // std of the population
+  bool uniform = false;                  // every total is the same: no gradient
+  double mean_tail_share = 0;            // over the traces that have one
+};
+GroupStatistics Summarize(const std::vector<TraceScore>& scores);
 
 }  // namespace espalier::reward

@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <cstdlib>
+#include <numbers>
 #include <vector>
 
 #include "libs/reward/scan.h"
@@ -73,6 +76,25 @@ double GroupLengthPart(int64_t length, int64_t shortest, int64_t longest, bool c
   const double lambda =
       0.5 - static_cast<double>(length - shortest) / static_cast<double>(longest - shortest);
   return correct ? lambda : std::min(0.0, lambda);
+}
+
+double CosinePart(int64_t length, int64_t maximum, bool correct) {
+  constexpr double kExceeds = -10;
+  if (maximum <= 0) return 0;
+  if (length >= maximum) return kExceeds;
+  const double at_start = correct ? 2 : -10, at_end = correct ? 1 : 0;
+  const double turn = std::numbers::pi * static_cast<double>(length) / static_cast<double>(maximum);
+  return at_end + (at_start - at_end) * (1 + std::cos(turn)) / 2;
+}
+
+double L1Part(int64_t length, int64_t target, double scale) {
+  return -scale * static_cast<double>(std::abs(target - length));
+}
+
+double L1MaxPart(int64_t length, int64_t target, double scale, bool correct) {
+  constexpr double kOnTarget = 0.5;
+  if (!correct) return 0;
+  return std::clamp(scale * static_cast<double>(target - length) + kOnTarget, 0.0, 1.0);
 }
 
 int64_t CountWords(absl::string_view text) { return static_cast<int64_t>(HashWords(text).size()); }

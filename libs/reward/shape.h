@@ -19,6 +19,16 @@ double OverlongPart(int64_t length, int64_t maximum, int64_t buffer);
 // from it. 0 when all are equally long.
 double GroupLengthPart(int64_t length, int64_t shortest, int64_t longest, bool correct);
 
+// Cosine reward (arXiv 2502.03373) with its published ends: correct traces earn 2 at length 0
+// falling to 1 at `maximum`, wrong ones -10 rising to 0; from `maximum` on both get -10.
+double CosinePart(int64_t length, int64_t maximum, bool correct);
+
+// L1 (arXiv 2503.04697), exact: -scale for each token away from `target`.
+double L1Part(int64_t length, int64_t target, double scale);
+// L1, max: correct traces earn 1/2 at `target`, more below it and less above, from 0 to 1; wrong
+// ones nothing.
+double L1MaxPart(int64_t length, int64_t target, double scale, bool correct);
+
 // Words by whitespace; letters of scripts without spaces count one each.
 int64_t CountWords(absl::string_view text);
 

@@ -1,6 +1,7 @@
-// Defaults: every absent optional field takes the value that its rule names.
+// Defaults: every absent optional field takes the value of the preset or that its rule names.
 #include "google/protobuf/message.h"
 #include "libs/observe/log.h"
+#include "libs/spec/reward_options.h"
 #include "libs/spec/scalars.h"
 #include "libs/spec/spec.h"
 
@@ -37,6 +38,17 @@ void Fill(Message* message) {
 
 }  // namespace
 
-void FillDefaults(v1::RunSpec* spec) { Fill(spec); }
+void FillDefaults(v1::RunSpec* spec) {
+  // First, since to a preset an absent field is one that it decides.
+  for (v1::StageSpec& stage : *spec->mutable_stages()) {
+    if (stage.has_reinforce()) FillFromPreset(stage.mutable_reinforce()->mutable_reward());
+  }
+  Fill(spec);
+}
+
+void FillDefaults(v1::RewardSpec* spec) {
+  FillFromPreset(spec);
+  Fill(spec);
+}
 
 }  // namespace espalier::spec

@@ -19,8 +19,9 @@ absl::StatusOr<v1::RunSpec> ParseRunSpec(const std::string& yaml);
 // Replaces one field of `spec`: SetField(&spec, "stages[0].pretrain.steps", "12"). The value is YAML. InvalidArgument as ParseRunSpec.
 absl::Status SetField(v1::RunSpec* spec, const std::string& path, const std::string& value);
 
-// Fills every absent field from its rule's default, message fields included.
+// Fills every absent field from the preset of its reward, or from its rule's default, message fields included. Idempotent.
 void FillDefaults(v1::RunSpec* spec);
+void FillDefaults(v1::RewardSpec* spec);
 
 // Checks every rule and what only holds between fields (width and heads, top_k and experts, export needs a sigmoid router…).
 // InvalidArgument lists all that is wrong, one line a field: path, value, what is allowed. Call after FillDefaults.

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/message.h"
 #include "libs/spec/errors.h"
+#include "libs/spec/reward_options.h"
 #include "libs/spec/scalars.h"
 #include "libs/spec/spec.h"
 
@@ -19,8 +20,8 @@ constexpr size_t kNameMax = 100;
 
 // What a run of kind external does not need: its own trainer has data, stages and a model.
 const std::set<std::string>& NotNeededOutside() {
-  static const auto* const kPaths = new std::set<std::string>{
-      "data", "stages", "model.width", "model.heads", "model.expert_width"};
+  static const auto* const kPaths = new std::set<std::string>{"data", "stages", "model.width",
+                                                              "model.heads", "model.expert_width"};
   return *kPaths;
 }
 
@@ -179,6 +180,29 @@ void CheckOptimizer(const std::string& path, const v1::OptimizerSpec& optimizer,
                            NumberText(optimizer.learning_rate()), ")"));
 }
 
+void CheckReward(const std::string& path, const v1::ReinforceStage& stage, ErrorList* errors) {
+  const v1::RewardSpec& reward = stage.reward();
+  const std::string preset_problem = PresetProblem(reward);
+  if (!preset_problem.empty()) errors->Add(path + ".preset", preset_problem);
+  if (reward.reflection_min() >= reward.reflection_max()) {
+    errors->Add(path + ".reflection_min",
+                absl::StrCat("found ", NumberText(reward.reflection_min()),
+                             ", allowed is below reflection_max (",
+                             NumberText(reward.reflection_max()), ")"));
+  }
+  const uint32_t length_max =
+      reward.length_max() != 0 ? reward.length_max() : stage.max_new_tokens();
+  if (reward.length_buffer() > length_max) {
+    errors->Add(path + ".length_buffer",
+                absl::StrCat("found ", reward.length_buffer(),
+                             ", allowed is at most the longest trace (", length_max, ")"));
+  }
+  if (reward.length_shaping() == v1::LENGTH_SHAPING_L1 && reward.length_target() == 0) {
+    errors->Add(path + ".length_target",
+                "found 0, but length_shaping l1 needs the wanted length of a trace in tokens");
+  }
+}
+
 void CheckReinforce(const std::string& path, const v1::ReinforceStage& stage,
                     const v1::RunSpec& spec, ErrorList* errors) {
   CheckShare(path + ".prompts", stage.prompts(), spec, errors);
@@ -189,20 +213,7 @@ void CheckReinforce(const std::string& path, const v1::ReinforceStage& stage,
                 absl::StrCat("found ", stage.minibatches(),
                              ", allowed is at most prompts * group_size (", traces, ")"));
   }
-  const v1::RewardSpec& reward = stage.reward();
-  if (stage.has_reward() && reward.reflection_min() >= reward.reflection_max()) {
-    errors->Add(path + ".reward.reflection_min",
-                absl::StrCat("found ", NumberText(reward.reflection_min()),
-                             ", allowed is below reflection_max (",
-                             NumberText(reward.reflection_max()), ")"));
-  }
-  const uint32_t length_max =
-      reward.length_max() != 0 ? reward.length_max() : stage.max_new_tokens();
-  if (reward.length_buffer() > length_max) {
-    errors->Add(path + ".reward.length_buffer",
-                absl::StrCat("found ", reward.length_buffer(),
-                             ", allowed is at most the longest trace (", length_max, ")"));
-  }
+  if (stage.has_reward()) CheckReward(path + ".reward", stage, errors);
 }
 
 void CheckExport(const std::string& path, const v1::ModelSpec& model, ErrorList* errors) {

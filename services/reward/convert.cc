@@ -1,4 +1,4 @@
-// Defaults and bounds of RewardSpec come from its field rules, so that the service and the run's
+// Defaults, presets and bounds of RewardSpec come from libs/spec, so that the service and the run's
 // validation cannot disagree.
 #include "services/reward/convert.h"
 
@@ -7,9 +7,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "libs/base/status_macros.h"
-#include "libs/observe/log.h"
+#include "libs/reward/presets.h"
 #include "libs/spec/fields.h"
+#include "libs/spec/reward_options.h"
 #include "libs/spec/scalars.h"
+#include "libs/spec/spec.h"
 
 namespace espalier::reward {
 namespace {
@@ -30,33 +32,45 @@ absl::Status CheckBounds(const v1::RewardSpec& spec, const FieldDescriptor& fiel
                                                  spec::AllowedWords(field)));
 }
 
-absl::StatusOr<v1::RewardSpec> Complete(v1::RewardSpec spec) {
-  const auto* descriptor = spec.GetDescriptor();
-  for (int i = 0; i < descriptor->field_count(); ++i) {
-    const FieldDescriptor& field = *descriptor->field(i);
-    if (spec.GetReflection()->HasField(spec, &field)) {
-      RETURN_IF_ERROR(CheckBounds(spec, field));
-      continue;
-    }
-    const std::string& value = spec::RulesOf(field).default_value();
-    CHECK(value.empty() || spec::SetScalar(&spec, field, value))
-        << field.full_name() << " has a bad default: " << value;
-  }
-  if (spec.reflection_max() < spec.reflection_min()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("reward.reflection_max: found ", spec.reflection_max(),
-                     ", allowed is reward.reflection_min (", spec.reflection_min(), ") or more"));
-  }
-  if (spec.length_shaping() == v1::LENGTH_SHAPING_OVERLONG && spec.length_max() == 0) {
-    return absl::InvalidArgumentError(
-        "reward.length_max: found 0, but reward.length_shaping overlong needs the longest trace in "
-        "tokens");
+absl::Status CheckShaping(const v1::RewardSpec& spec) {
+  const bool needs_longest = spec.length_shaping() == v1::LENGTH_SHAPING_OVERLONG ||
+                             spec.length_shaping() == v1::LENGTH_SHAPING_COSINE;
+  if (needs_longest && spec.length_max() == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "reward.length_max: found 0, but reward.length_shaping ",
+        spec::ScalarText(spec, *spec.GetDescriptor()->FindFieldByName("length_shaping")),
+        " needs the longest trace in tokens"));
   }
   if (spec.length_max() > 0 && spec.length_buffer() > spec.length_max()) {
     return absl::InvalidArgumentError(
         absl::StrCat("reward.length_buffer: found ", spec.length_buffer(),
                      ", allowed is up to reward.length_max (", spec.length_max(), ")"));
   }
+  if (spec.length_shaping() == v1::LENGTH_SHAPING_L1 && spec.length_target() == 0) {
+    return absl::InvalidArgumentError(
+        "reward.length_target: found 0, but reward.length_shaping l1 needs the wanted length of a "
+        "trace in tokens");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::RewardSpec> Complete(v1::RewardSpec spec) {
+  const std::string preset_problem = spec::PresetProblem(spec);
+  if (!preset_problem.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("reward.preset: ", preset_problem));
+  }
+  const auto* descriptor = spec.GetDescriptor();
+  for (int i = 0; i < descriptor->field_count(); ++i) {
+    const FieldDescriptor& field = *descriptor->field(i);
+    if (spec.GetReflection()->HasField(spec, &field)) RETURN_IF_ERROR(CheckBounds(spec, field));
+  }
+  spec::FillDefaults(&spec);
+  if (spec.reflection_max() < spec.reflection_min()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("reward.reflection_max: found ", spec.reflection_max(),
+                     ", allowed is reward.reflection_min (", spec.reflection_min(), ") or more"));
+  }
+  RETURN_IF_ERROR(CheckShaping(spec));
   return spec;
 }
 
@@ -69,6 +83,13 @@ absl::Status CheckReference(const std::string& reference) {
                                                    "; give the answer, not a document"));
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckPrompt(const std::string& prompt) {
+  if (prompt.size() <= kTraceBytesMax) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("prompt: found ", prompt.size(),
+                                                 " bytes, allowed are up to ", kTraceBytesMax,
+                                                 "; only its scripts are looked at, so cut it"));
 }
 
 absl::Status CheckTrace(const v1::Trace& trace, const std::string& path) {
@@ -90,17 +111,6 @@ v1::Verdict ToProto(Verdict verdict) {
   return v1::VERDICT_UNSPECIFIED;
 }
 
-LengthShaping FromProto(v1::LengthShaping shaping) {
-  switch (shaping) {
-    case v1::LENGTH_SHAPING_OVERLONG:
-      return LengthShaping::kOverlong;
-    case v1::LENGTH_SHAPING_GROUP:
-      return LengthShaping::kGroup;
-    default:
-      return LengthShaping::kNone;
-  }
-}
-
 // What a Score and a VerifyAnswerResponse say alike.
 template <typename Message>
 void SetVerification(const Extraction& extraction, Verification verification, Message* message) {
@@ -115,24 +125,55 @@ void SetVerification(const Extraction& extraction, Verification verification, Me
   message->mutable_extracted_span()->set_end(static_cast<uint32_t>(extraction.end));
 }
 
+v1::RewardParts ToProto(const RewardParts& from) {
+  v1::RewardParts parts;
+  parts.set_answer(from.answer);
+  parts.set_accuracy(from.accuracy);
+  parts.set_reflection(from.reflection);
+  parts.set_length(from.length);
+  parts.set_side(from.side);
+  return parts;
+}
+
+v1::Span ToProto(const TextSpan& from) {
+  v1::Span span;
+  span.set_begin(static_cast<uint32_t>(from.begin));
+  span.set_end(static_cast<uint32_t>(from.end));
+  return span;
+}
+
 v1::Score ToProto(TraceScore from, const std::string& trace_id) {
   v1::Score score;
   score.set_trace_id(trace_id);
   score.set_total(from.total);
-  v1::RewardParts* parts = score.mutable_parts();
-  parts->set_answer(from.parts.answer);
-  parts->set_accuracy(from.parts.accuracy);
-  parts->set_reflection(from.parts.reflection);
-  parts->set_length(from.parts.length);
-  parts->set_side(from.parts.side);
+  score.set_raw_total(from.raw_total);
+  *score.mutable_parts() = ToProto(from.parts);
+  *score.mutable_raw_parts() = ToProto(from.raw_parts);
   SetVerification(from.extraction, std::move(from.verification), &score);
   score.set_reflections(static_cast<uint32_t>(from.reflections));
   score.set_hesitations(static_cast<uint32_t>(from.hesitations));
   score.set_first_answer_correct(from.first_answer_correct);
+  if (from.first_correct) *score.mutable_first_correct_span() = ToProto(*from.first_correct);
+  for (const TextSpan& span : from.restatements) *score.add_reflection_spans() = ToProto(span);
+  for (const TextSpan& span : from.hesitation_cues) *score.add_hesitation_spans() = ToProto(span);
   if (from.tail_share) score.set_tail_share(*from.tail_share);
   score.set_repetition_ok(from.repetition_ok);
   score.set_format_ok(from.format_ok);
+  score.set_language_ok(from.language_ok);
+  score.set_advantage(from.advantage);
   return score;
+}
+
+v1::GroupStatistics ToProto(const GroupStatistics& from) {
+  v1::GroupStatistics group;
+  group.set_scored(static_cast<uint32_t>(from.scored));
+  group.set_abstained(static_cast<uint32_t>(from.abstained));
+  group.set_pass_rate(from.pass_rate);
+  group.set_mean_total(from.mean_total);
+  group.set_std_total(from.std_total);
+  group.set_uniform(from.uniform);
+  group.set_mean_tail_share(from.mean_tail_share);
+  return group;
 }
 
 TraceInput FromProto(const v1::Trace& trace) {
@@ -143,23 +184,12 @@ TraceInput FromProto(const v1::Trace& trace) {
 
 absl::StatusOr<RewardOptions> ToOptions(const v1::RewardSpec& given) {
   ASSIGN_OR_RETURN(const v1::RewardSpec spec, Complete(given));
-  RewardOptions options;
-  options.reflection_min = spec.reflection_min();
-  options.reflection_max = spec.reflection_max();
-  options.answer_weight = spec.answer_weight();
-  options.accuracy_weight = spec.accuracy_weight();
-  options.reflection_weight = spec.reflection_weight();
-  options.side_weight = spec.side_weight();
-  options.length_shaping = FromProto(spec.length_shaping());
-  options.length_weight = spec.length_weight();
-  options.length_max = spec.length_max();
-  options.length_buffer = spec.length_buffer();
-  options.safe = spec.safe();
-  return options;
+  return spec::ToRewardOptions(spec);
 }
 
 absl::StatusOr<v1::ScoreBatchResponse> ScoreBatch(const v1::ScoreBatchRequest& request) {
   RETURN_IF_ERROR(CheckReference(request.reference()));
+  RETURN_IF_ERROR(CheckPrompt(request.prompt()));
   if (request.traces().empty() || request.traces_size() > kBatchTracesMax) {
     return absl::InvalidArgumentError(absl::StrCat("traces: found ", request.traces_size(),
                                                    ", allowed are 1 to ", kBatchTracesMax,
@@ -171,8 +201,11 @@ absl::StatusOr<v1::ScoreBatchResponse> ScoreBatch(const v1::ScoreBatchRequest& r
     traces.push_back(FromProto(request.traces(i)));
   }
   ASSIGN_OR_RETURN(const RewardOptions options, ToOptions(request.reward()));
-  std::vector<TraceScore> scores = ScoreGroup(request.reference(), traces, options);
+  std::vector<TraceScore> scores =
+      ScoreGroup(request.reference(), traces, options, request.prompt());
   v1::ScoreBatchResponse response;
+  *response.mutable_group() = ToProto(Summarize(scores));
+  response.set_configuration(ConfigurationName(request.reward().preset(), options));
   for (int i = 0; i < request.traces_size(); ++i) {
     *response.add_scores() = ToProto(std::move(scores[i]), request.traces(i).trace_id());
   }
@@ -181,11 +214,13 @@ absl::StatusOr<v1::ScoreBatchResponse> ScoreBatch(const v1::ScoreBatchRequest& r
 
 absl::StatusOr<v1::ScoreTraceResponse> ScoreTrace(const v1::ScoreTraceRequest& request) {
   RETURN_IF_ERROR(CheckReference(request.reference()));
+  RETURN_IF_ERROR(CheckPrompt(request.prompt()));
   RETURN_IF_ERROR(CheckTrace(request.trace(), "trace"));
   ASSIGN_OR_RETURN(const RewardOptions options, ToOptions(request.reward()));
   std::vector<TraceScore> scores =
-      ScoreGroup(request.reference(), {FromProto(request.trace())}, options);
+      ScoreGroup(request.reference(), {FromProto(request.trace())}, options, request.prompt());
   v1::ScoreTraceResponse response;
+  response.set_configuration(ConfigurationName(request.reward().preset(), options));
   *response.mutable_score() = ToProto(std::move(scores[0]), request.trace().trace_id());
   return response;
 }
@@ -207,6 +242,7 @@ absl::StatusOr<v1::VerifyAnswerResponse> Verify(const v1::VerifyAnswerRequest& r
     verification.reason = "The answer states nothing.";
   }
   v1::VerifyAnswerResponse response;
+  response.set_proved(verification.proved);
   SetVerification(extraction, std::move(verification), &response);
   return response;
 }

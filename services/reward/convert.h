@@ -17,8 +17,10 @@ inline constexpr size_t kTraceBytesMax = 1 << 20;
 inline constexpr size_t kReferenceBytesMax = 64 << 10;
 inline constexpr int kBatchTracesMax = 1024;
 
-// Absent fields take the defaults of their rules. InvalidArgument names the field
-// ("reward.reflection_max"), what was found and what is allowed.
+// Absent fields take the values of the preset, or the defaults of their rules. InvalidArgument
+// names the field
+// ("reward.reflection_max"), what was found and what is allowed; an unknown preset, those there
+// are.
 absl::StatusOr<RewardOptions> ToOptions(const v1::RewardSpec& spec);
 
 // The scores of one group, in its order; InvalidArgument names the bad field.

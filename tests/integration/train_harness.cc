@@ -9,9 +9,10 @@
 #include <thread>
 
 #include "gtest/gtest.h"
+#include "libs/base/status_macros.h"
 #include "libs/collective/communicator.h"
-#include "libs/reward/reward.h"
 #include "libs/spec/spec.h"
+#include "services/reward/convert.h"
 
 namespace espalier::train {
 
@@ -52,57 +53,6 @@ void MemoryController::Event(v1::RunEvent event) {
   events.push_back(std::move(event));
 }
 
-namespace {
-
-reward::RewardOptions ToOptions(const v1::RewardSpec& spec) {
-  reward::RewardOptions options;
-  options.reflection_min = spec.reflection_min();
-  options.reflection_max = spec.reflection_max();
-  options.answer_weight = spec.answer_weight();
-  options.accuracy_weight = spec.accuracy_weight();
-  options.reflection_weight = spec.reflection_weight();
-  options.side_weight = spec.side_weight();
-  options.length_max = spec.length_max();
-  options.length_buffer = spec.length_buffer();
-  options.length_weight = spec.length_weight();
-  options.safe = spec.safe();
-  return options;
-}
-
-v1::Score ToScore(const reward::TraceScore& from) {
-  v1::Score score;
-  score.set_total(from.total);
-  score.set_reflections(static_cast<uint32_t>(from.reflections));
-  if (from.tail_share.has_value()) score.set_tail_share(*from.tail_share);
-  switch (from.verification.verdict) {
-    case reward::Verdict::kCorrect:
-      score.set_verdict(v1::VERDICT_CORRECT);
-      break;
-    case reward::Verdict::kWrong:
-      score.set_verdict(v1::VERDICT_WRONG);
-      break;
-    case reward::Verdict::kAbstain:
-      score.set_verdict(v1::VERDICT_ABSTAIN);
-      break;
-  }
-  return score;
-}
-
-v1::ScoreBatchResponse ScoreByReward(const v1::ScoreBatchRequest& group) {
-  std::vector<reward::TraceInput> traces;
-  for (const v1::Trace& trace : group.traces()) {
-    traces.push_back({trace.text(), trace.token_count(), trace.truncated()});
-  }
-  v1::ScoreBatchResponse response;
-  for (const auto& score :
-       reward::ScoreGroup(group.reference(), traces, ToOptions(group.reward()))) {
-    *response.add_scores() = ToScore(score);
-  }
-  return response;
-}
-
-}  // namespace
-
 absl::StatusOr<std::vector<v1::ScoreBatchResponse>> LocalScorer::Score(
     const std::vector<v1::ScoreBatchRequest>& groups) {
   if (fail_after_calls >= 0 && calls_++ >= fail_after_calls) {
@@ -111,7 +61,7 @@ absl::StatusOr<std::vector<v1::ScoreBatchResponse>> LocalScorer::Score(
   std::vector<v1::ScoreBatchResponse> responses;
   for (const v1::ScoreBatchRequest& group : groups) {
     if (!reward_) {
-      responses.push_back(ScoreByReward(group));
+      ASSIGN_OR_RETURN(responses.emplace_back(), reward::ScoreBatch(group));
       continue;
     }
     v1::ScoreBatchResponse& response = responses.emplace_back();
