@@ -1,12 +1,15 @@
-// Marks beyond ASCII's own: 'l' <=, 'g' >=, '#' !=, '~' about, 'i' element of, 'U' union, 'p'
-// plus-minus, 'm' minus-plus, 'o' degree, '\\' line break of a matrix, '"' opening set brace, '\''
-// closing set brace, 'L'/'F' floor, 'C'/'c' ceiling.
+// Marks beyond ASCII's own: 'l' <=, 'g' >=, '#' !=, '~' about, 'i' element of, 'n' not element of,
+// 'U' union, 'N' intersection, 'D' set difference, 'p' plus-minus, 'm' minus-plus, 'o' degree, 't'
+// tends to, '\\' line break of a matrix, '"' opening set brace, '\'' closing set brace, 'L'/'F'
+// floor, 'C'/'c' ceiling. Unicode is folded before (fold.cc).
 #include "libs/reward/lexer.h"
 
 #include <algorithm>
 #include <array>
 #include <utility>
 
+#include "libs/reward/fold.h"
+#include "libs/reward/lexer_tables.h"
 #include "libs/reward/scan.h"
 
 namespace espalier::reward {
@@ -14,72 +17,19 @@ namespace {
 
 using Pair = std::pair<absl::string_view, absl::string_view>;
 
-constexpr std::array<absl::string_view, 34> kNames = {
-    "arcsin", "arccos", "arctan", "arccot", "sinh", "cosh", "tanh", "sin",  "cos",
-    "tan",    "cot",    "sec",    "csc",    "ln",   "log",  "exp",  "sqrt", "cbrt",
-    "frac",   "binom",  "max",    "min",    "gcd",  "lcm",  "lim",  "sum",  "prod",
-    "int",    "abs",    "pi",     "mod",    "det",  "sgn",  "lg"};
+// The shortest end of `digits` that repeats up to it: "1666" -> "6", "2727" -> "27"; empty if none.
+std::string RepeatingEnd(const std::string& digits) {
+  for (size_t period = 1; period <= 12 && 2 * period <= digits.size(); ++period) {
+    const std::string end = digits.substr(digits.size() - period);
+    if (digits.compare(digits.size() - 2 * period, period, end) == 0) return end;
+  }
+  return "";
+}
 
-// Commands that mean a mark.
-constexpr std::array<Pair, 48> kCommandMarks = {{
-    {"le", "l"},     {"leq", "l"},      {"leqslant", "l"}, {"lt", "<"},     {"ge", "g"},
-    {"geq", "g"},    {"geqslant", "g"}, {"gt", ">"},       {"ne", "#"},     {"neq", "#"},
-    {"approx", "~"}, {"equiv", "="},    {"simeq", "~"},    {"in", "i"},     {"cup", "U"},
-    {"bigcup", "U"}, {"pm", "p"},       {"mp", "m"},       {"cdot", "*"},   {"times", "*"},
-    {"ast", "*"},    {"div", "/"},      {"circ", "o"},     {"degree", "o"}, {"lbrace", "\""},
-    {"rbrace", "'"}, {"{", "\""},       {"}", "'"},        {"lfloor", "L"}, {"rfloor", "F"},
-    {"lceil", "C"},  {"rceil", "c"},    {"langle", "("},   {"rangle", ")"}, {"vert", "|"},
-    {"lvert", "|"},  {"rvert", "|"},    {"mid", "|"},      {"%", "%"},      {"colon", ":"},
-    {"lbrack", "["}, {"rbrack", "]"},   {"ratio", ":"},    {"prime", "`"},  {"land", ","},
-    {"bullet", "*"}, {"over", "/"},     {"to", ">"},
-}};
-
-constexpr std::array<absl::string_view, 38> kSkipped = {
-    "left",      "right",        "big",        "Big",   "bigg",   "Bigg",    "bigl",
-    "bigr",      "Bigl",         "Bigr",       "biggl", "biggr",  "middle",  "displaystyle",
-    "textstyle", "limits",       "nolimits",   "quad",  "qquad",  "hspace",  "vspace",
-    "phantom",   "bf",           "rm",         "it",    "mathbb", "mathcal", "boldsymbol",
-    "mathsf",    "mathit",       "overline",   "bar",   "vec",    "hat",     "boxed",
-    "fbox",      "operatorname", "scriptstyle"};
-
-constexpr std::array<absl::string_view, 11> kTextCommands = {
-    "text", "textbf",     "textit", "textrm", "mathrm", "mathbf",
-    "mbox", "textnormal", "texttt", "textsf", "emph"};
-
-constexpr std::array<Pair, 40> kUnicode = {{
-    {"×", "*"},         {"·", "*"},
-    {"⋅", "*"},         {"∗", "*"},
-    {"÷", "/"},         {"−", "-"},
-    {"–", "-"},         {"±", "p"},
-    {"∓", "m"},         {"≤", "l"},
-    {"≥", "g"},         {"⩽", "l"},
-    {"⩾", "g"},         {"≠", "#"},
-    {"≈", "~"},         {"∈", "i"},
-    {"∪", "U"},         {"°", "o"},
-    {"º", "o"},         {"（", "("},
-    {"）", ")"},        {"，", ","},
-    {"：", ":"},        {"；", ";"},
-    {"＝", "="},        {"％", "%"},
-    {"∞", "\\infty"},   {"π", "\\pi"},
-    {"√", "\\sqrt"},    {"²", "^2"},
-    {"³", "^3"},        {"½", "\\half"},
-    {"¼", "\\quarter"}, {"¾", "\\threequarters"},
-    {"、", ","},        {"〈", "("},
-    {"〉", ")"},        {"⌊", "L"},
-    {"⌋", "F"},         {"′", "`"},
-}};
-
-// Two- and three-letter words that are words, not products of symbols.
-constexpr std::array<absl::string_view, 60> kShortWords = {
-    "is",  "it",  "of",  "to",  "the", "not", "so",   "be",  "we",  "as",  "at",  "by",
-    "for", "in",  "on",  "if",  "no",  "yes", "are",  "has", "cm",  "mm",  "km",  "kg",
-    "mg",  "ml",  "ft",  "yd",  "mi",  "lb",  "lbs",  "oz",  "hr",  "hrs", "min", "sec",
-    "mph", "kph", "deg", "sq",  "am",  "pm",  "inch", "pct", "per", "and", "odd", "day",
-    "men", "way", "can", "its", "his", "her", "all",  "any", "one", "two", "ten", "six"};
-
-template <typename List>
-bool Holds(const List& list, absl::string_view word) {
-  return std::find(list.begin(), list.end(), word) != list.end();
+int DigitValue(char c) {
+  if (IsDigit(c)) return c - '0';
+  const char lower = Lower(c);
+  return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : 99;
 }
 
 class Lexer {
@@ -129,8 +79,8 @@ class Lexer {
                                              {"==", "="},
                                              {"+-", "p"},
                                              {"**", "^"},
-                                             {"=>", ">"},
-                                             {"->", ">"}}};
+                                             {"=>", "g"},
+                                             {"->", "t"}}};
     for (const auto& [from, to] : kPairs) {
       if (rest.substr(0, 2) != from) continue;
       at_ += 2;
@@ -142,6 +92,11 @@ class Lexer {
       return rest[0] == '`';
     }
     if (rest[0] == '#') return false;
+    if (rest[0] == '&' && columns_ == 0) {
+      ++at_;
+      if (!aligned_) Put(TokenKind::kAnd, "and");
+      return true;
+    }
     ++at_;
     // A typographical apostrophe in ASCII is a prime; the mark '\'' is taken by the closing set
     // brace.
@@ -151,23 +106,9 @@ class Lexer {
   }
 
   bool Number() {
-    std::string digits;
-    size_t group = 0;
-    while (at_ < text_.size()) {
-      const char c = text_[at_];
-      if (IsDigit(c)) {
-        digits.push_back(c);
-        ++group;
-        ++at_;
-        continue;
-      }
-      const size_t comma = ThousandsAt(at_, digits.size() > 3 ? 3 : group);
-      if (comma == 0) break;
-      at_ += comma;
-      group = 0;
-    }
-    if (at_ < text_.size() && text_[at_] == '.' &&
-        !(at_ + 1 < text_.size() && text_[at_ + 1] == '.')) {
+    if (BaseNumber()) return true;
+    std::string digits = Integer();
+    if (at_ < text_.size() && text_[at_] == '.' && text_.substr(at_, 2) != "..") {
       size_t next = at_ + 1;
       std::string fraction;
       while (next < text_.size() && IsDigit(text_[next])) fraction.push_back(text_[next++]);
@@ -179,18 +120,7 @@ class Lexer {
         at_ = next;
       }
     }
-    if (digits.find('.') != std::string::npos) {
-      for (const absl::string_view bar : {"\\overline{", "\\bar{", "\\dot{"}) {
-        if (!HoldsAt(text_, at_, bar)) continue;
-        size_t next = at_ + bar.size();
-        std::string period;
-        while (next < text_.size() && IsDigit(text_[next])) period.push_back(text_[next++]);
-        if (period.empty() || next >= text_.size() || text_[next] != '}') return false;
-        digits += "(" + period + ")";  // repeats for ever
-        at_ = next + 1;
-        break;
-      }
-    }
+    if (digits.find('.') != std::string::npos && !Period(&digits)) return false;
     if (at_ + 1 < text_.size() && (text_[at_] == 'e' || text_[at_] == 'E')) {
       size_t next = at_ + 1;
       if (text_[next] == '-' || text_[next] == '+') ++next;
@@ -201,8 +131,127 @@ class Lexer {
         at_ = end;
       }
     }
+    if (at_ + 1 < text_.size() && text_[at_] == 'C' && IsDigit(text_[at_ + 1]))
+      return Choice(digits);
     Put(TokenKind::kNumber, digits);
     return true;
+  }
+
+  std::string Integer() {
+    std::string digits;
+    size_t group = 0;
+    bool grouped = false;
+    while (at_ < text_.size()) {
+      const char c = text_[at_];
+      if (IsDigit(c)) {
+        digits.push_back(c);
+        ++group;
+        ++at_;
+        continue;
+      }
+      if (text_.substr(at_, 2) == "\\!" && at_ + 2 < text_.size() && IsDigit(text_[at_ + 2])) {
+        at_ += 2;
+        continue;
+      }
+      const size_t comma = grouped && group != 3 ? 0 : ThousandsAt(at_, group);
+      if (comma == 0) break;
+      grouped = true;
+      at_ += comma;
+      group = 0;
+    }
+    return digits;
+  }
+
+  // What repeats behind the point: "0.\overline{3}", "0.(3)", "0.333…" become "0.(3)".
+  bool Period(std::string* digits) {
+    for (const absl::string_view bar : {"\\overline{", "\\bar{", "\\dot{"}) {
+      if (!HoldsAt(text_, at_, bar)) continue;
+      size_t next = at_ + bar.size();
+      std::string period;
+      while (next < text_.size() && IsDigit(text_[next])) period.push_back(text_[next++]);
+      if (period.empty() || next >= text_.size() || text_[next] != '}') return false;
+      *digits += "(" + period + ")";
+      at_ = next + 1;
+      return true;
+    }
+    for (const absl::string_view dots : {"...", "\\ldots", "\\dots", "\\cdots"}) {
+      if (text_.substr(at_, dots.size()) != dots) continue;
+      const std::string fraction = digits->substr(digits->find('.') + 1);
+      const std::string period = RepeatingEnd(fraction);
+      if (period.empty()) return true;
+      *digits += "(" + period + ")";
+      at_ += dots.size();
+      return true;
+    }
+    if (at_ < text_.size() && text_[at_] == '(') {
+      size_t next = at_ + 1;
+      while (next < text_.size() && IsDigit(text_[next])) ++next;
+      const bool ends = next < text_.size() && text_[next] == ')' && next > at_ + 1 &&
+                        Trim(text_.substr(next + 1)).empty();
+      if (ends) {
+        *digits += std::string(text_.substr(at_, next + 1 - at_));
+        at_ = next + 1;
+      }
+    }
+    return true;
+  }
+
+  // "10C3"
+  bool Choice(const std::string& n) {
+    size_t end = at_ + 1;
+    while (end < text_.size() && IsDigit(text_[end])) ++end;
+    PutChoice(n, text_.substr(at_ + 1, end - at_ - 1));
+    at_ = end;
+    return true;
+  }
+  void PutChoice(absl::string_view n, absl::string_view k) {
+    Put(TokenKind::kName, "binom");
+    for (const absl::string_view part : {n, k}) {
+      Put(TokenKind::kMark, "{");
+      Put(TokenKind::kNumber, part);
+      Put(TokenKind::kMark, "}");
+    }
+  }
+
+  // "101_2", "1A_{16}", "101_{\text{two}}": the value, as a decimal integer.
+  bool BaseNumber() {
+    size_t end = at_;
+    while (end < text_.size() && (IsDigit(text_[end]) || (DigitValue(text_[end]) < 16))) ++end;
+    return PutBase(text_.substr(at_, end - at_), end);
+  }
+  bool PutBase(absl::string_view digits, size_t at) {
+    if (digits.empty() || digits.size() > 64 || at >= text_.size() || text_[at] != '_')
+      return false;
+    const size_t open = at + 1;
+    const bool braced = open < text_.size() && text_[open] == '{';
+    size_t end = braced ? MatchBrace(text_, open) : open;
+    if (end == absl::string_view::npos) return false;
+    if (!braced) {
+      while (end < text_.size() && IsDigit(text_[end])) ++end;
+    }
+    absl::string_view name = text_.substr(open + braced, end - open - braced);
+    if (braced) ++end;
+    if (name.substr(0, 6) == "\\text{" && name.back() == '}')
+      name = name.substr(6, name.size() - 7);
+    const int base = BaseOf(Trim(name));
+    mpz_class value = 0;
+    for (const char c : digits) {
+      if (DigitValue(c) >= base) return false;
+      value = value * base + DigitValue(c);
+    }
+    at_ = end;
+    Put(TokenKind::kNumber, value.get_str());
+    return true;
+  }
+  static int BaseOf(absl::string_view name) {
+    constexpr std::array<absl::string_view, 17> kBases = {
+        "",     "",    "two",    "three",  "four", "five", "six", "seven",  "eight",
+        "nine", "ten", "eleven", "twelve", "",     "",     "",    "sixteen"};
+    if (name.empty()) return 0;
+    for (size_t i = 2; i < kBases.size(); ++i) {
+      if (name == kBases[i] || name == std::to_string(i)) return static_cast<int>(i);
+    }
+    return 0;
   }
 
   // Size of a thousands separator at `at`, 0 when there is none.
@@ -215,11 +264,13 @@ class Lexer {
       size = 3, sure = true;
     else if (text_.substr(at, 2) == "\\,")
       size = 2;
-    else if (text_.substr(at, 1) == ",")
+    else if (text_.substr(at, 2) == "\\ ")
+      size = 2;
+    else if (text_.substr(at, 1) == "," || text_.substr(at, 1) == " " || text_.substr(at, 1) == "'")
       size = 1;
     if (size == 0 || group == 0 || group > 3) return 0;
     // In "(1,234)" and "{1,234}" a comma separates.
-    if (!sure && text_[at] == ',' && depth_ > 0) return 0;
+    if (!sure && depth_ > 0) return 0;
     for (size_t i = 0; i < 3; ++i) {
       if (at + size + i >= text_.size() || !IsDigit(text_[at + size + i])) return 0;
     }
@@ -249,8 +300,14 @@ class Lexer {
     }
     if (lower == "infinity" || lower == "inf" || lower == "infty" || word == "oo")
       return Put(TokenKind::kName, "infinity");
+    // "1.5 x 10^8"
+    if (word == "x" && !tokens_.empty() && tokens_.back().kind == TokenKind::kNumber) {
+      const size_t next = SkipSpace(text_, at_);
+      if (next < text_.size() && IsDigit(text_[next])) return PutMark("*");
+    }
     if (word.size() == 1) return Put(TokenKind::kSymbol, word);
-    if (Holds(kNames, word)) return Put(TokenKind::kName, word);
+    if (IsMathName(word) && !NeedsBackslash(word)) return Put(TokenKind::kName, word);
+    if (IsGreekWord(word)) return Put(TokenKind::kSymbol, word);
     if (lower == "percent" || lower == "pct" || lower == "percentage") return PutMark("%");
     if (lower == "degrees" || lower == "degree" || lower == "deg") return PutMark("o");
     if (lower == "union") return PutMark("U");
@@ -258,14 +315,11 @@ class Lexer {
       return Put(TokenKind::kName, "arc" + std::string(word.substr(1)));
     // "NO" and "MN" are segments, "no" is a word.
     const bool capitals = IsUpper(word[0]) && IsUpper(word[1]) && lower != "am" && lower != "pm";
-    if (!capitals && Holds(kShortWords, lower)) return Put(TokenKind::kText, lower);
+    if (!capitals && IsShortWord(lower)) return Put(TokenKind::kText, lower);
     // "sinx", "2pir": a name and the symbols behind it.
-    for (const absl::string_view name : kNames) {
-      if (word.size() > name.size() && word.size() <= name.size() + 2 &&
-          word.substr(0, name.size()) == name) {
-        Put(TokenKind::kName, name);
-        return PutWord(word.substr(name.size()));
-      }
+    if (const absl::string_view name = NameBefore(word); !name.empty()) {
+      Put(TokenKind::kName, name);
+      return PutWord(word.substr(name.size()));
     }
     if (word.size() <= 3) {
       for (size_t i = 0; i < word.size(); ++i) Put(TokenKind::kSymbol, word.substr(i, 1));
@@ -274,26 +328,11 @@ class Lexer {
     Put(TokenKind::kText, lower);
   }
 
+  // Words of other scripts, currency signs.
   bool Unicode() {
-    for (const auto& [from, to] : kUnicode) {
-      if (text_.substr(at_, from.size()) != from) continue;
-      at_ += from.size();
-      if (to == "\\infty")
-        Put(TokenKind::kName, "infinity");
-      else if (to[0] == '\\')
-        Put(TokenKind::kName, to.substr(1));
-      else if (to[0] == '^')
-        PutMark("^"), Put(TokenKind::kNumber, to.substr(1));
-      else
-        PutMark(to);
-      return true;
-    }
-    // Words of other scripts, currency signs.
     const size_t begin = at_;
     while (at_ < text_.size() && static_cast<unsigned char>(text_[at_]) >= 0x80) ++at_;
-    const absl::string_view word = text_.substr(begin, at_ - begin);
-    if (word == "€" || word == "£" || word == "¥" || word == "₹") return true;
-    Put(TokenKind::kText, word);
+    Put(TokenKind::kText, text_.substr(begin, at_ - begin));
     return true;
   }
 
@@ -330,9 +369,8 @@ class Lexer {
     if (name.empty()) return false;
     if (name == "dfrac" || name == "tfrac" || name == "infty" || name == "begin" || name == "end")
       return true;
-    if (Holds(kNames, name) || Holds(kSkipped, name) || Holds(kTextCommands, name)) return true;
-    return std::any_of(kCommandMarks.begin(), kCommandMarks.end(),
-                       [&](const Pair& pair) { return pair.first == name; });
+    return IsMathName(name) || IsSkippedCommand(name) || IsTextCommand(name) ||
+           !MarkOfCommand(name).empty();
   }
 
   bool CommandMark(size_t begin) {
@@ -343,13 +381,11 @@ class Lexer {
       space_ = true;
       return true;
     }
-    for (const auto& [from, to] : kCommandMarks) {
-      if (from == c) {
-        PutMark(to);
-        return true;
-      }
+    if (const absl::string_view mark = MarkOfCommand(c); !mark.empty()) {
+      PutMark(mark);
+    } else if (c == "|") {
+      PutMark("|");
     }
-    if (c == "|") PutMark("|");
     return true;
   }
 
@@ -361,20 +397,50 @@ class Lexer {
       Put(TokenKind::kText, "...");
       return true;
     }
-    if (Holds(kTextCommands, name)) return Text();
-    if (Holds(kSkipped, name)) return true;
-    for (const auto& [from, to] : kCommandMarks) {
-      if (from == name) {
-        PutMark(to);
-        return true;
-      }
+    if (name == "bar") name = "overline";
+    if (name == "varnothing") name = "emptyset";
+    if (name == "varepsilon" || name == "varphi" || name == "vartheta") name.remove_prefix(3);
+    if (name == "mathbb" || name == "Bbb") return NumberSet();
+    if (IsTextCommand(name)) return Text();
+    if (SkipsArgument(name)) return SkipArgument();
+    if (name == "right" || name == "left") {
+      // "\right." closes with nothing.
+      const size_t next = SkipSpace(text_, at_);
+      if (next < text_.size() && text_[next] == '.') at_ = next + 1;
+      return true;
+    }
+    if (IsSkippedCommand(name)) return true;
+    if (const absl::string_view mark = MarkOfCommand(name); !mark.empty()) {
+      PutMark(mark);
+      return true;
     }
     if (name == "begin" || name == "end") return Environment(name);
-    if (Holds(kNames, name) || name == "infinity") {
+    if (IsMathName(name) || name == "infinity" || name == "emptyset") {
       Put(TokenKind::kName, name);
       return true;
     }
     Put(TokenKind::kSymbol, name);  // Greek letters and whatever else is named
+    return true;
+  }
+
+  bool SkipArgument() {
+    const size_t open = SkipSpace(text_, at_);
+    if (open >= text_.size() || text_[open] != '{') return true;
+    const size_t close = MatchBrace(text_, open);
+    if (close == absl::string_view::npos) return false;
+    at_ = close + 1;
+    return true;
+  }
+
+  // "\mathbb{R}", "\mathbb R": the symbol "\R".
+  bool NumberSet() {
+    size_t letter = SkipSpace(text_, at_);
+    const bool braced = letter < text_.size() && text_[letter] == '{';
+    if (braced) ++letter;
+    if (letter >= text_.size() || !IsUpper(text_[letter])) return true;
+    if (braced && (letter + 1 >= text_.size() || text_[letter + 1] != '}')) return true;
+    at_ = letter + 1 + braced;
+    Put(TokenKind::kSymbol, "\\" + std::string(1, text_[letter]));
     return true;
   }
 
@@ -385,6 +451,9 @@ class Lexer {
     const size_t close = MatchBrace(text_, open);
     if (close == absl::string_view::npos) return false;
     const absl::string_view inner = Trim(text_.substr(open + 1, close - open - 1));
+    const bool digits = !inner.empty() && std::all_of(inner.begin(), inner.end(),
+                                                      [](char c) { return DigitValue(c) < 16; });
+    if (digits && PutBase(inner, close + 1)) return true;
     at_ = close + 1;
     space_ = true;
     Lexer words(inner);
@@ -404,27 +473,36 @@ class Lexer {
     if (close == absl::string_view::npos) return false;
     const absl::string_view name = text_.substr(open + 1, close - open - 1);
     at_ = close + 1;
-    const bool matrix = name == "pmatrix" || name == "bmatrix" || name == "matrix" ||
-                        name == "vmatrix" || name == "array" || name == "Bmatrix" ||
+    const bool cases = name == "cases" || name == "dcases";
+    const bool determinant = name == "vmatrix";
+    const bool matrix = cases || determinant || name == "pmatrix" || name == "bmatrix" ||
+                        name == "matrix" || name == "array" || name == "Bmatrix" ||
                         name == "smallmatrix";
-    if (!matrix)
-      return name == "align*" || name == "aligned" || name == "equation" || name == "align";
+    if (!matrix) {
+      aligned_ = which == "begin";
+      return name == "align*" || name == "aligned" || name == "equation" || name == "align" ||
+             name == "equation*" || name == "gathered" || name == "split";
+    }
     if (name == "array" && which == "begin" && at_ < text_.size() && text_[at_] == '{') {
       const size_t end = MatchBrace(text_, at_);
       if (end == absl::string_view::npos) return false;
       at_ = end + 1;
     }
     columns_ += which == "begin" ? 1 : -1;
-    Put(TokenKind::kName, which);
+    Put(TokenKind::kName, which == "end" ? "end"
+                          : cases        ? "begincases"
+                          : determinant  ? "begindet"
+                                         : "begin");
     return true;
   }
 
   const absl::string_view text_;
   size_t at_ = 0;
   bool space_ = false;
-  int depth_ = 0;    // of brackets
-  int columns_ = 0;  // of matrices
-  int nested_ = 0;   // of \text
+  int depth_ = 0;         // of brackets
+  int columns_ = 0;       // of matrices
+  int nested_ = 0;        // of \text
+  bool aligned_ = false;  // "&" only aligns
   std::vector<Token> tokens_;
 };
 
@@ -432,7 +510,7 @@ class Lexer {
 
 std::vector<Token> Tokenize(absl::string_view text) {
   if (text.size() > kExpressionBytesMax) return {};
-  return Lexer(text).Run();
+  return HasWide(text) ? Lexer(Fold(text)).Run() : Lexer(text).Run();
 }
 
 }  // namespace espalier::reward

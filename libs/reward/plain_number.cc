@@ -17,41 +17,95 @@ struct Digits {
   bool point = false;
 };
 
-// Reads "1,234.50" at `at`; leaves `at` behind it. False when the separators do not make groups of
-// three.
-bool ReadDigits(absl::string_view text, bool comma_decimal, size_t* at, Digits* digits) {
-  size_t group = 0;
-  bool grouped = false;
-  const auto comma_size = [&](size_t i) -> size_t {
-    if (text.substr(i, 3) == "{,}" || text.substr(i, 3) == "\\,{") return text[i] == '{' ? 3 : 2;
-    if (text.substr(i, 2) == "\\," || text.substr(i, 2) == "\\!") return 2;
-    return i < text.size() && text[i] == ',' ? 1 : 0;
-  };
-  while (*at < text.size()) {
-    if (IsDigit(text[*at])) {
-      digits->integer.push_back(text[(*at)++]);
-      ++group;
-      continue;
-    }
-    const size_t size = comma_size(*at);
-    if (size == 0 || *at + size >= text.size() || !IsDigit(text[*at + size])) break;
-    if (comma_decimal) {
-      *at += size;
-      digits->point = true;
-      while (*at < text.size() && IsDigit(text[*at])) digits->fraction.push_back(text[(*at)++]);
-      return !digits->integer.empty();
-    }
-    if (group == 0 || group > 3 || (grouped && group != 3) || digits->integer[0] == '0')
-      return false;
-    grouped = true;
-    group = 0;
-    *at += size;
+constexpr size_t kGroupsMax = 64;
+
+// The separator at `at` between two digits (',' '.' ' ' '\'' or, for "{,}", 'T'), 0 when there is
+// none; `size` is how long it is.
+char SeparatorAt(absl::string_view text, size_t at, size_t* size) {
+  const char c = text[at];
+  if (c == ',' || c == '.' || c == ' ' || c == '\'') {
+    *size = text.substr(at, 3) == ",\\!" ? 3 : 1;
+    return *size == 3 ? 'T' : c;
   }
-  if (grouped && group != 3) return false;
-  if (*at < text.size() && text[*at] == '.') {
+  if (text.substr(at, 3) == "{,}") return *size = 3, 'T';
+  if (text.substr(at, 2) == "\\," || text.substr(at, 2) == "\\ ") return *size = 2, ' ';
+  if (text.substr(at, 2) == "\\!") return *size = 2, '!';
+  return 0;
+}
+
+struct Groups {
+  absl::string_view digits[kGroupsMax];
+  char separator[kGroupsMax];  // before the group of the same index; none before the first
+  size_t count = 0;
+};
+
+// "1,234,567": groups of three, or, in the Indian style, of two before the last three.
+bool IsGrouped(const Groups& groups, size_t count) {
+  if (groups.digits[0].empty() || groups.digits[0].size() > 3 || groups.digits[0][0] == '0')
+    return false;
+  bool threes = true, indian = count > 2 && groups.digits[0].size() < 3;
+  for (size_t i = 1; i < count; ++i) {
+    threes = threes && groups.digits[i].size() == 3;
+    indian =
+        indian && groups.digits[i].size() == (i + 1 == count ? 3 : 2) && groups.separator[i] == ',';
+  }
+  return threes || indian;
+}
+
+bool SameSeparators(const Groups& groups, size_t count) {
+  for (size_t i = 2; i < count; ++i) {
+    if (groups.separator[i] != groups.separator[1]) return false;
+  }
+  return true;
+}
+
+// Which of the groups is the fraction: the last one behind a decimal mark, or none. False when the
+// separators make no number.
+bool FindFraction(const Groups& groups, bool comma_decimal, bool* fraction) {
+  const size_t count = groups.count;
+  *fraction = false;
+  if (count == 1) return true;
+  const char last = groups.separator[count - 1];
+  if (count == 2 && last == '.') return *fraction = true;
+  if (count == 2 && last == ',' && comma_decimal) return *fraction = !groups.digits[0].empty();
+  if (SameSeparators(groups, count)) return IsGrouped(groups, count);
+  // "1,234.5", "1.234,5": a mark of another kind ends the thousands.
+  if ((last != '.' && last != ',') || groups.separator[1] == last) return false;
+  return *fraction = SameSeparators(groups, count - 1) && IsGrouped(groups, count - 1);
+}
+
+// Reads "1,234.50" at `at`; leaves `at` behind it. False when the separators make no number.
+bool ReadDigits(absl::string_view text, bool comma_decimal, size_t* at, Digits* digits) {
+  Groups groups;
+  const auto read = [&] {
+    const size_t begin = *at;
+    while (*at < text.size() && IsDigit(text[*at])) ++*at;
+    return text.substr(begin, *at - begin);
+  };
+  groups.digits[groups.count++] = read();
+  while (*at < text.size()) {
+    size_t size = 0;
+    const char separator = SeparatorAt(text, *at, &size);
+    if (separator == 0 || *at + size >= text.size() || !IsDigit(text[*at + size])) break;
+    if (separator != '.' && groups.digits[0].empty()) return false;
+    if (groups.count == kGroupsMax) return false;
+    *at += size;
+    groups.separator[groups.count] = separator;
+    groups.digits[groups.count++] = read();
+  }
+  bool fraction = false;
+  // "1\!2" is closer, not apart.
+  bool joined = groups.count > 1;
+  for (size_t i = 1; i < groups.count; ++i) joined = joined && groups.separator[i] == '!';
+  if (!joined && !FindFraction(groups, comma_decimal, &fraction)) return false;
+  for (size_t i = 0; i < groups.count; ++i) {
+    std::string* to = fraction && i + 1 == groups.count ? &digits->fraction : &digits->integer;
+    to->append(groups.digits[i].data(), groups.digits[i].size());
+  }
+  digits->point = fraction;
+  if (!fraction && *at < text.size() && text[*at] == '.') {
     ++*at;
     digits->point = true;
-    while (*at < text.size() && IsDigit(text[*at])) digits->fraction.push_back(text[(*at)++]);
   }
   return !digits->integer.empty() || !digits->fraction.empty();
 }
