@@ -1,4 +1,5 @@
-// RpcServer and channels: one way to listen and to call for every service: health, reflection, deadlines, message limits.
+// RpcServer and channels: one way to listen and to call for every service: health, reflection,
+// deadlines, message limits.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "grpcpp/grpcpp.h"
+#include "libs/rpc/security.h"
 
 namespace espalier::rpc {
 
@@ -20,27 +22,32 @@ absl::Status FromGrpc(const grpc::Status& status);
 grpc::Status ToGrpc(const absl::Status& status);
 
 struct ServerOptions {
-  std::string address = "127.0.0.1:0";  // host:port; port 0 takes a free one. Off loopback needs `insecure`.
-  bool insecure = false;
+  std::string address = "127.0.0.1:0";  // host:port; port 0 takes a free one
+  bool insecure = false;                // plaintext beyond loopback
+  ServerSecurity security;
+  std::string health_address;  // host:port of a plaintext port for health alone; empty: none
 };
 
-// A listening server with health checking and reflection. Destruction shuts it down within a bounded time.
+// A listening server with health checking and reflection. Destruction shuts it down within a
+// bounded time.
 class RpcServer {
  public:
   // kUnavailable names the address when the port is in use. The services must outlive the server.
-  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const ServerOptions& options,
-                                                          const std::vector<grpc::Service*>& services);
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(
+      const ServerOptions& options, const std::vector<grpc::Service*>& services);
   virtual ~RpcServer() = default;
-  virtual std::string address() const = 0;  // host:port as bound
+  virtual std::string address() const = 0;         // host:port as bound
+  virtual std::string health_address() const = 0;  // likewise; empty without one
   virtual void SetServing(bool serving) = 0;
   // Stops taking calls, cancels those left after `grace`.
   virtual void Shutdown(absl::Duration grace) = 0;
 };
 
+// Secured as UseClientSecurity said.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
 
-// Blocks until SIGINT or SIGTERM (call BlockTerminationSignals() first thing in main, before any thread starts), or until
-// `stop` returns true (polled).
+// Blocks until SIGINT or SIGTERM (call BlockTerminationSignals() first thing in main, before any
+// thread starts), or until `stop` returns true (polled).
 void BlockTerminationSignals();
 void WaitForTermination(const std::function<bool()>& stop = {});
 

@@ -9,6 +9,7 @@
 
 #include "CLI/CLI.hpp"
 #include "libs/observe/log.h"
+#include "libs/rpc/flags.h"
 #include "services/cli/client.h"
 #include "services/cli/commands.h"
 #include "services/cli/exit_codes.h"
@@ -48,6 +49,8 @@ int Main(int argc, char** argv) {
       ->envname("ESPALIER_REWARD")
       ->capture_default_str();
   app.add_flag("--json", context.json, "Print JSON");
+  espalier::rpc::ClientSecurity security;
+  espalier::rpc::AddClientFlags(app, &security);
   app.footer(
       "Exit codes: 0 done, 1 the run failed, 2 wrong usage or run spec, 3 service unreachable, 4 "
       "not found, 5 other.");
@@ -56,6 +59,7 @@ int Main(int argc, char** argv) {
   AddHistoryCommands(app, context);
   AddPlanCommands(app, context);
   AddRewardCommands(app, context);
+  AddTokenCommands(app, context);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -63,7 +67,8 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "espalier: %s — see espalier --help\n", error.what());
     return espalier::cli::kExitUsage;
   }
-  const auto code = context.action();
+  const absl::Status secured = espalier::rpc::UseClientSecurity(security);
+  const auto code = secured.ok() ? context.action() : absl::StatusOr<int>(secured);
   if (code.ok()) return *code;
   std::fputs(espalier::cli::ErrorText(code.status()).c_str(), stderr);
   return espalier::cli::ExitCodeOf(code.status());

@@ -7,7 +7,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/time/time.h"
 #include "libs/observe/log.h"
-#include "libs/rpc/server.h"
+#include "libs/rpc/flags.h"
 #include "services/coordinator/coordinator.h"
 #include "services/coordinator/services.h"
 
@@ -29,9 +29,7 @@ int main(int argc, char** argv) {
   server_options.address = "127.0.0.1:7001";
   espalier::coordinator::CoordinatorOptions options;
   double lease_seconds = 10;
-  app.add_option("--listen", server_options.address,
-                 "host:port to serve gRPC on; port 0 takes a free one")
-      ->capture_default_str();
+  espalier::rpc::AddServerFlags(app, &server_options);
   app.add_option("--data", options.data,
                  "Directory that keeps runs, commands, decisions and loads (RocksDB)")
       ->required();
@@ -41,7 +39,6 @@ int main(int argc, char** argv) {
                  "Newest steps of a run whose loads are kept one by one; sixteen times as many at "
                  "each coarser resolution; 0 keeps all")
       ->capture_default_str();
-  app.add_flag("--insecure", server_options.insecure, "Serve plaintext beyond loopback");
   app.add_option("--lease-seconds", lease_seconds, "Silence after which a worker counts as lost")
       ->capture_default_str();
   app.set_version_flag("--version", std::string("espalier-coordinator ") + ESPALIER_VERSION);

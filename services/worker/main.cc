@@ -3,7 +3,7 @@
 
 #include "CLI/CLI.hpp"
 #include "libs/observe/log.h"
-#include "libs/rpc/server.h"
+#include "libs/rpc/flags.h"
 #include "services/worker/worker.h"
 
 int main(int argc, char** argv) {
@@ -25,10 +25,16 @@ int main(int argc, char** argv) {
   app.add_option("--threads", options.threads,
                  "CPU threads; 0 takes what the run says, or its share of the cores")
       ->capture_default_str();
+  espalier::rpc::ClientSecurity security;
+  espalier::rpc::AddClientFlags(app, &security);
   app.set_version_flag("--version", std::string("espalier-worker ") + ESPALIER_VERSION);
   CLI11_PARSE(app, argc, argv);
   espalier::observe::InitLogging(argv[0]);
 
+  if (const absl::Status secured = espalier::rpc::UseClientSecurity(security); !secured.ok()) {
+    std::cerr << "espalier-worker: " << secured.message() << "\n";
+    return 1;
+  }
   auto worker = espalier::worker::Worker::Start(options);
   if (!worker.ok()) {
     std::cerr << "espalier-worker: " << worker.status().message() << "\n";

@@ -1,0 +1,20 @@
+// The flags that every server and every client has, so that they are named and explained alike.
+#pragma once
+
+#include "libs/rpc/security.h"
+#include "libs/rpc/server.h"
+
+namespace CLI {
+class App;
+}
+
+namespace espalier::rpc {
+
+// --listen, --health-listen, --insecure, --tls-cert, --tls-key, --tls-client-ca, --tokens.
+// `options` must outlive the parse.
+void AddServerFlags(CLI::App& app, ServerOptions* options);
+
+// --tls-ca, --tls-client-cert, --tls-client-key, --token-file, each with its ESPALIER_… variable.
+void AddClientFlags(CLI::App& app, ClientSecurity* security);
+
+}  // namespace espalier::rpc
