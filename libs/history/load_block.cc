@@ -2,14 +2,19 @@
 // for it.
 #include "libs/history/load_block.h"
 
+#include <algorithm>
+
 #include "absl/status/status.h"
 #include "libs/base/status_macros.h"
+#include "libs/history/rice.h"
+#include "libs/history/varint.h"
 #include "libs/observe/log.h"
 
 namespace espalier::history {
 namespace {
 
-constexpr char kBlockFormat = 1;
+constexpr char kVarintFormat = 1;  // of directories from before; read, not written
+constexpr char kRiceFormat = 2;
 constexpr char kStepFormat = 1;
 
 absl::Status Damaged() {
@@ -17,103 +22,150 @@ absl::Status Damaged() {
       "a row of expert loads is damaged; restore the directory from a backup");
 }
 
-void PutVarint(std::string* out, uint64_t value) {
-  while (value >= 0x80) {
-    out->push_back(static_cast<char>(value | 0x80));
-    value >>= 7;
-  }
-  out->push_back(static_cast<char>(value));
-}
-
-// Differences wrap around modulo 2^64 on both sides, so any pair of counts survives.
-uint64_t ZigZag(uint64_t difference) {
-  return difference << 1 ^ (difference >> 63 != 0 ? ~uint64_t{0} : 0);
-}
-uint64_t UnZigZag(uint64_t coded) { return coded >> 1 ^ ((coded & 1) != 0 ? ~uint64_t{0} : 0); }
-
-class Reader {
- public:
-  explicit Reader(std::string_view bytes) : bytes_(bytes) {}
-
-  bool Byte(char* out) {
-    if (bytes_.empty()) return false;
-    *out = bytes_.front();
-    bytes_.remove_prefix(1);
-    return true;
-  }
-  bool Varint(uint64_t* out) {
-    *out = 0;
-    for (int shift = 0; shift < 64; shift += 7) {
-      char byte;
-      if (!Byte(&byte)) return false;
-      const uint64_t bits = static_cast<unsigned char>(byte) & 0x7f;
-      if (shift == 63 && bits > 1) return false;
-      *out |= bits << shift;
-      if ((byte & 0x80) == 0) return true;
-    }
-    return false;
-  }
-  size_t left() const { return bytes_.size(); }
-
- private:
-  std::string_view bytes_;
+struct BlockHead {
+  char format;
+  uint64_t width;
+  std::vector<uint64_t> first_steps;
 };
+
+absl::Status ReadHead(ByteReader* reader, BlockHead* head) {
+  uint64_t count;
+  if (!reader->Byte(&head->format)) return Damaged();
+  if (head->format != kVarintFormat && head->format != kRiceFormat) return Damaged();
+  if (!reader->Varint(&count) || !reader->Varint(&head->width)) return Damaged();
+  // Each step takes a byte or more; so does an expert's first count, and each further one a bit.
+  if (count > reader->left()) return Damaged();
+  if (count > 0 && head->width > reader->left() - count) return Damaged();
+  head->first_steps.resize(count);
+  uint64_t step = 0;
+  for (uint64_t& first_step : head->first_steps) {
+    uint64_t difference;
+    if (!reader->Varint(&difference)) return Damaged();
+    first_step = step += difference;
+  }
+  const uint64_t bits_left = reader->left() * 8;
+  if (count > 0 && head->width > bits_left / count) return Damaged();
+  return absl::OkStatus();
+}
+
+// Both read an expert's counts `stride` numbers apart, from `tokens` + expert.
+absl::Status ReadVarintColumns(ByteReader* reader, const BlockHead& head, uint64_t* tokens,
+                               size_t stride) {
+  for (size_t expert = 0; !head.first_steps.empty() && expert < head.width; ++expert) {
+    uint64_t value = 0;
+    for (size_t i = 0; i < head.first_steps.size(); ++i) {
+      uint64_t coded;
+      if (!reader->Varint(&coded)) return Damaged();
+      value += UnZigZag(coded);
+      tokens[i * stride + expert] = value;
+    }
+  }
+  return reader->left() == 0 ? absl::OkStatus() : Damaged();
+}
+
+absl::Status ReadRiceColumns(ByteReader* reader, const BlockHead& head, uint64_t* tokens,
+                             size_t stride) {
+  const size_t count = head.first_steps.size();
+  for (size_t expert = 0; count > 0 && expert < head.width; ++expert) {
+    if (!reader->Varint(&tokens[expert])) return Damaged();
+  }
+  if (count < 2) return reader->left() == 0 ? absl::OkStatus() : Damaged();
+  std::string_view codes;
+  if (!reader->Bytes(head.width, &codes)) return Damaged();
+  BitReader bits(reader->rest());
+  for (size_t expert = 0; expert < head.width; ++expert) {
+    ColumnCode code;
+    if (!ColumnCode::FromByte(static_cast<uint8_t>(codes[expert]), &code)) return Damaged();
+    bits.Column(code, tokens + expert, count, stride);
+  }
+  return bits.Exhausted() ? absl::OkStatus() : Damaged();
+}
+
+absl::Status ReadColumns(ByteReader* reader, const BlockHead& head, uint64_t* tokens,
+                         size_t stride) {
+  return head.format == kRiceFormat ? ReadRiceColumns(reader, head, tokens, stride)
+                                    : ReadVarintColumns(reader, head, tokens, stride);
+}
 
 }  // namespace
 
-std::string EncodeBlock(const std::vector<LoadBlock>& rows) {
-  const size_t width = rows.empty() ? 0 : rows.front().tokens.size();
+std::string EncodeBlock(const LoadMatrix& rows) {
+  const size_t count = rows.first_steps.size(), width = rows.width;
+  CHECK_EQ(rows.tokens.size(), count * width);
   std::string out;
-  out.reserve(16 + rows.size() * (width * 3 / 2 + 2));
-  out.push_back(kBlockFormat);
-  PutVarint(&out, rows.size());
+  out.reserve(16 + count * (width * 5 / 4 + 2) + 4 * width);
+  out.push_back(kRiceFormat);
+  PutVarint(&out, count);
   PutVarint(&out, width);
   uint64_t step = 0;
-  for (const LoadBlock& row : rows) {
-    CHECK_EQ(row.tokens.size(), width);
-    PutVarint(&out, row.first_step - step);
-    step = row.first_step;
+  for (const uint64_t first_step : rows.first_steps) {
+    PutVarint(&out, first_step - step);
+    step = first_step;
   }
-  // An expert's counts stand together: their spread is alike, which the compressor exploits.
+  for (size_t expert = 0; count > 0 && expert < width; ++expert) {
+    PutVarint(&out, rows.tokens[expert]);
+  }
+  if (count < 2) return out;
+  // An expert's counts stand together: their spread is alike.
+  const size_t codes_at = out.size();
+  out.resize(codes_at + width);
+  std::vector<uint64_t> column(count);
+  BitWriter bits(&out);
   for (size_t expert = 0; expert < width; ++expert) {
-    uint64_t previous = 0;
-    for (const LoadBlock& row : rows) {
-      PutVarint(&out, ZigZag(row.tokens[expert] - previous));
-      previous = row.tokens[expert];
-    }
+    for (size_t i = 0; i < count; ++i) column[i] = rows.tokens[i * width + expert];
+    const ColumnCode code = ChooseCode(column);
+    out[codes_at + expert] = static_cast<char>(code.byte());
+    WriteColumn(code, column, &bits);
   }
+  bits.Finish();
   return out;
 }
 
+std::string EncodeBlock(const std::vector<LoadBlock>& rows) {
+  LoadMatrix matrix{rows.empty() ? 0 : rows.front().tokens.size(), {}, {}};
+  for (const LoadBlock& row : rows) {
+    CHECK_EQ(row.tokens.size(), matrix.width);
+    matrix.first_steps.push_back(row.first_step);
+    matrix.tokens.insert(matrix.tokens.end(), row.tokens.begin(), row.tokens.end());
+  }
+  return EncodeBlock(matrix);
+}
+
 absl::StatusOr<std::vector<LoadBlock>> DecodeBlock(std::string_view bytes) {
-  Reader reader(bytes);
-  char format;
-  uint64_t count, width;
-  if (!reader.Byte(&format) || format != kBlockFormat) return Damaged();
-  if (!reader.Varint(&count) || !reader.Varint(&width)) return Damaged();
-  // Each step and each count takes a byte or more.
-  if (count > reader.left()) return Damaged();
-  if (count > 0 && width > (reader.left() - count) / count) return Damaged();
-  std::vector<LoadBlock> rows(count);
-  uint64_t step = 0;
-  for (LoadBlock& row : rows) {
-    uint64_t difference;
-    if (!reader.Varint(&difference)) return Damaged();
-    step += difference;
-    row.first_step = step;
-    row.tokens.resize(width);
+  ByteReader reader(bytes);
+  BlockHead head;
+  RETURN_IF_ERROR(ReadHead(&reader, &head));
+  std::vector<uint64_t> tokens(head.first_steps.size() * head.width);
+  RETURN_IF_ERROR(ReadColumns(&reader, head, tokens.data(), head.width));
+  std::vector<LoadBlock> rows;
+  for (size_t i = 0; i < head.first_steps.size(); ++i) {
+    const uint64_t* const row = tokens.data() + i * head.width;
+    rows.push_back({head.first_steps[i], {row, row + head.width}});
   }
-  for (size_t expert = 0; count > 0 && expert < width; ++expert) {
-    uint64_t value = 0;
-    for (LoadBlock& row : rows) {
-      uint64_t coded;
-      if (!reader.Varint(&coded)) return Damaged();
-      value += UnZigZag(coded);
-      row.tokens[expert] = value;
-    }
-  }
-  if (reader.left() != 0) return Damaged();
   return rows;
+}
+
+absl::Status DecodeBlock(std::string_view bytes, uint64_t first, uint64_t last, LoadMatrix* rows) {
+  ByteReader reader(bytes);
+  BlockHead head;
+  RETURN_IF_ERROR(ReadHead(&reader, &head));
+  if (head.width > rows->width) return Damaged();
+  if (!std::is_sorted(head.first_steps.begin(), head.first_steps.end())) return Damaged();
+  const size_t count = head.first_steps.size(), before = rows->tokens.size();
+  // All rows at first; those that were not asked for, at either end, are cut off.
+  rows->tokens.resize(before + count * rows->width);
+  RETURN_IF_ERROR(ReadColumns(&reader, head, rows->tokens.data() + before, rows->width));
+  const auto begin = rows->tokens.begin() + static_cast<ptrdiff_t>(before);
+  size_t skipped = 0, kept = 0;
+  for (const uint64_t step : head.first_steps) {
+    if (step < first) ++skipped;
+    if (step < first || step > last) continue;
+    rows->first_steps.push_back(step);
+    ++kept;
+  }
+  if (skipped > 0) rows->tokens.erase(begin, begin + static_cast<ptrdiff_t>(skipped * rows->width));
+  rows->tokens.resize(before + kept * rows->width);
+  return absl::OkStatus();
 }
 
 std::string EncodeStep(const std::vector<LoadRow>& rows) {
@@ -129,7 +181,7 @@ std::string EncodeStep(const std::vector<LoadRow>& rows) {
 }
 
 absl::StatusOr<std::vector<LoadRow>> DecodeStep(uint64_t step, std::string_view bytes) {
-  Reader reader(bytes);
+  ByteReader reader(bytes);
   char format;
   uint64_t count;
   if (!reader.Byte(&format) || format != kStepFormat) return Damaged();

@@ -21,6 +21,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "libs/base/status_macros.h"
+#include "libs/history/backup.h"
+#include "libs/history/reclaim.h"
+#include "libs/history/rocks_status.h"
 #include "libs/observe/log.h"
 
 namespace espalier::history {
@@ -36,23 +39,6 @@ static_assert(static_cast<size_t>(Table::kLoads) + 1 == kTableCount);
 constexpr size_t kGroupBytesMax = 8 << 20;
 constexpr size_t kCacheBytes = 64 << 20;
 constexpr size_t kMemtablesBytesMax = 64 << 20;
-
-// Says what went wrong with which directory and what to do about it.
-absl::Status FromRocks(const rocksdb::Status& status, const std::string& directory) {
-  if (status.ok()) return absl::OkStatus();
-  const std::string text = absl::StrCat("history directory ", directory, ": ", status.ToString());
-  if (status.IsNotFound()) return absl::NotFoundError(text);
-  if (status.IsCorruption()) {
-    return absl::DataLossError(absl::StrCat(text, "; restore it from a backup"));
-  }
-  if (status.IsNoSpace() || absl::StrContains(text, "No space left") ||
-      absl::StrContains(text, "File too large") || absl::StrContains(text, "quota exceeded")) {
-    return absl::ResourceExhaustedError(absl::StrCat(text, "; make room and restart"));
-  }
-  if (status.IsInvalidArgument()) return absl::FailedPreconditionError(text);
-  if (status.IsIOError()) return absl::UnavailableError(text);
-  return absl::InternalError(text);
-}
 
 absl::Status FromRocksOpen(const rocksdb::Status& status, const std::string& directory) {
   if (status.IsIOError() && (absl::StrContains(status.ToString(), "lock file") ||
@@ -140,6 +126,7 @@ class RocksStore : public Store {
   // Handles before Close, Close before delete; callers have left by contract.
   ~RocksStore() override {
     if (db_ == nullptr) return;
+    reclaimer_.reset();
     for (rocksdb::ColumnFamilyHandle* family : families_) {
       const rocksdb::Status status = db_->DestroyColumnFamilyHandle(family);
       if (!status.ok()) LOG(ERROR) << "history_handle_close_failed cause=" << status.ToString();
@@ -180,12 +167,15 @@ class RocksStore : public Store {
     const rocksdb::Status status =
         rocksdb::DB::Open(options, directory_, descriptors, &families_, &db);
     db_.reset(db);
-    return FromRocksOpen(status, directory_);
+    RETURN_IF_ERROR(FromRocksOpen(status, directory_));
+    reclaimer_ = Reclaimer::Create(db);
+    return absl::OkStatus();
   }
 
   absl::Status Commit(std::vector<Write> writes) override {
     Waiter me{std::move(writes)};
     for (const Write& write : me.writes) {
+      CHECK(!write.value.has_value() || !write.end.has_value());
       me.bytes += write.key.size() + (write.value.has_value() ? write.value->size() : 0);
     }
     absl::MutexLock lock(&mutex_);
@@ -218,6 +208,11 @@ class RocksStore : public Store {
       if (!visit(it->key().ToString(), it->value().ToString())) break;
     }
     return FromRocks(it->status(), directory_);
+  }
+
+  absl::Status Backup(const std::string& directory) const override {
+    absl::MutexLock lock(&backup_mutex_);
+    return WriteBackup(db_.get(), directory_, directory);
   }
 
   absl::Status health() const override {
@@ -274,22 +269,34 @@ class RocksStore : public Store {
     rocksdb::WriteBatch batch;
     for (const Waiter* waiter : group) {
       for (const Write& write : waiter->writes) {
-        const rocksdb::Status status = write.value.has_value()
-                                           ? batch.Put(Family(write.table), write.key, *write.value)
-                                           : batch.Delete(Family(write.table), write.key);
-        RETURN_IF_ERROR(FromRocks(status, directory_));
+        RETURN_IF_ERROR(FromRocks(Put(write, &batch), directory_));
       }
     }
     if (batch.Count() == 0) return absl::OkStatus();
     rocksdb::WriteOptions options;
     options.sync = true;
-    return FromRocks(db_->Write(options, &batch), directory_);
+    RETURN_IF_ERROR(FromRocks(db_->Write(options, &batch), directory_));
+    for (const Waiter* waiter : group) {
+      for (const Write& write : waiter->writes) {
+        if (write.end.has_value()) reclaimer_->Deleted(Family(write.table), write.key, *write.end);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  rocksdb::Status Put(const Write& write, rocksdb::WriteBatch* batch) const {
+    rocksdb::ColumnFamilyHandle* const family = Family(write.table);
+    if (write.value.has_value()) return batch->Put(family, write.key, *write.value);
+    if (write.end.has_value()) return batch->DeleteRange(family, write.key, *write.end);
+    return batch->Delete(family, write.key);
   }
 
   const std::string directory_;
   const std::shared_ptr<ErrorListener> listener_;
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<rocksdb::ColumnFamilyHandle*> families_;
+  std::unique_ptr<Reclaimer> reclaimer_;  // goes before the handles and the database
+  mutable absl::Mutex backup_mutex_;      // one backup at a time
   mutable absl::Mutex mutex_;
   std::deque<Waiter*> waiters_ ABSL_GUARDED_BY(mutex_);  // bounded by the callers' threads
   absl::Status failed_ ABSL_GUARDED_BY(mutex_);

@@ -31,6 +31,9 @@ class FullDiskStore : public history::Store {
       const std::function<bool(const std::string&, const std::string&)>& visit) const override {
     return store_->Scan(table, begin, end, reverse, visit);
   }
+  absl::Status Backup(const std::string& directory) const override {
+    return store_->Backup(directory);
+  }
   absl::Status health() const override {
     return failed_ ? absl::ResourceExhaustedError("No space left on device") : store_->health();
   }
