@@ -1,4 +1,5 @@
-// Logging: glog under one include, one event a line on stderr: LOG(INFO) << "lease_granted run=" << id;
+// Logging: glog under one include, one event a line on stderr: LOG(INFO) << "lease_granted run=" <<
+// id;
 #pragma once
 
 #include <glog/logging.h>
