@@ -23,7 +23,9 @@ class Latencies {
     const auto wanted = static_cast<uint64_t>(std::ceil(share * static_cast<double>(count_)));
     for (size_t i = 0; i < kBuckets && count_ > 0; ++i) {
       seen += counts_[i];
-      if (seen >= wanted) return std::min(max_, kFirst * std::pow(kStep, i + 1));
+      // The last bucket has no upper edge.
+      if (seen >= wanted && i + 1 < kBuckets)
+        return std::min(max_, kFirst * std::pow(kStep, static_cast<double>(i + 1)));
     }
     return max_;
   }
