@@ -1,4 +1,4 @@
-// The state is stored as a "step" of its own: a row a layer with {packed end, newest packed step,
+// The state is stored as a "step" of its own: a row a layer with {packed end, last packed step,
 // width, first kept step of each level}. Rows from before retention have the first three only.
 #include "libs/history/run_state.h"
 
@@ -29,7 +29,8 @@ absl::Status ReadStateRow(const std::string& run_id, const LoadRow& row, RunStat
                                             "directory from a backup"));
   }
   state->packed_end = fields[0];
-  if (state->packed_end > 0) state->newest = fields[1];
+  // A step left out at the end of a packed block cannot come any more: its piece is written.
+  if (state->packed_end > 0) state->newest = state->packed_end - 1;
   state->widths[row.layer] = fields[2];
   return absl::OkStatus();
 }
@@ -80,7 +81,10 @@ absl::StatusOr<RunState> LoadRunState(const Store& store, const std::string& run
 Store::Write StateWrite(const std::string& run_id, const RunState& state) {
   std::vector<LoadRow> rows;
   for (const auto& [layer, width] : state.widths) {
-    LoadRow row{layer, 0, {state.packed_end, state.newest.value_or(0), width}};
+    LoadRow row{
+        layer,
+        0,
+        {state.packed_end, state.packed_end - std::min<uint64_t>(1, state.packed_end), width}};
     row.tokens.insert(row.tokens.end(), state.first_kept.begin(), state.first_kept.end());
     rows.push_back(std::move(row));
   }

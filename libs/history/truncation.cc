@@ -73,7 +73,6 @@ absl::StatusOr<std::vector<Store::Write>> PlanTruncate(const Store& store,
     writes.push_back({Table::kLoads, StepKey(run_id, kept_step), EncodeStep(rows)});
   }
   state.packed_end = block;
-  state.newest = block > 0 ? block - 1 : 0;
   writes.push_back(StateWrite(run_id, state));
   return writes;
 }
