@@ -2,80 +2,171 @@
 // right and wrong traces alike.
 #include "libs/reward/reflect.h"
 
-#include <array>
+#include <algorithm>
 #include <string>
 #include <unordered_map>
 
+#include "libs/reward/conclusions.h"
 #include "libs/reward/scan.h"
+#include "libs/reward/sentences.h"
 #include "libs/reward/statements.h"
 
 namespace espalier::reward {
 namespace {
 
-// Different statements that one trace may have verified; those behind are not counted.
-constexpr size_t kDistinctMax = 64;
+// Different marked statements, and different values of prose, that one trace may have verified;
+// those behind are not counted.
+constexpr size_t kMarkedMax = 64;
+constexpr size_t kValuesMax = 64;
 
-constexpr std::array<absl::string_view, 20> kCues = {
-    "wait",          "hmm",          "hm,",          "let me check",   "let me double",
-    "let me verify", "let me re",    "let's double", "let's verify",   "let's check",
-    "let's re-",     "double-check", "double check", "alternatively",  "on second",
-    "hold on",       "just to be",   "to be sure",   "let me confirm", "let me make sure"};
+// A marked statement or a sentence without one, in order.
+struct Item {
+  TextSpan span;
+  bool marked = false, right = false;
+  bool checks = false;  // holds a cue of hesitation
+  bool works = false;   // has numbers and is no right conclusion
+  bool last_of_section = false;
+  Conclusion kind = Conclusion::kNone;
+};
 
-// Size of the cue at `at`; 0 when there is none.
-size_t CueAt(absl::string_view text, size_t at) {
-  for (const absl::string_view cue : kCues) {
-    if (!HoldsAt(text, at, cue)) continue;
-    const size_t behind = at + cue.size();
-    // "waiter" and "waited" are no cues; "hmmm" is.
-    if (cue == "wait" && behind < text.size() && IsWordByte(text[behind])) continue;
-    return cue.size();
+// The verdicts of one trace, each text verified once.
+class Verdicts {
+ public:
+  Verdicts(const Verifier& verifier, size_t max) : verifier_(verifier), max_(max) {}
+
+  bool IsRight(absl::string_view text) {
+    std::string key(text);
+    const auto found = known_.find(key);
+    if (found != known_.end()) return found->second;
+    if (known_.size() >= max_) return false;
+    const bool right = verifier_.Verify(text).verdict == Verdict::kCorrect;
+    known_.emplace(std::move(key), right);
+    return right;
   }
-  return 0;
+
+ private:
+  const Verifier& verifier_;
+  const size_t max_;
+  std::unordered_map<std::string, bool> known_;
+};
+
+int64_t Trimmed(absl::string_view trace, int64_t begin, int64_t end) {
+  while (end > begin && IsSpace(trace[end - 1])) --end;
+  return end;
 }
 
-std::vector<TextSpan> FindHesitations(absl::string_view text) {
-  std::vector<TextSpan> found;
-  bool sentence_has_one = false;
-  for (size_t at = 0; at < text.size(); ++at) {
-    const char c = text[at];
-    if (c == '\n' ||
-        ((c == '.' || c == '!' || c == '?') && (at + 1 == text.size() || IsSpace(text[at + 1])))) {
-      sentence_has_one = false;
-      continue;
+class Reader {
+ public:
+  Reader(absl::string_view trace, const Verifier& verifier)
+      : trace_(trace), marked_(verifier, kMarkedMax), values_(verifier, kValuesMax) {}
+
+  Reflections Run(const Extraction* final_answer) {
+    ReadItems();
+    Settle();
+    if (final_answer != nullptr) AddFinal(*final_answer);
+    for (const Item& item : items_) {
+      if (item.right) result_.correct.push_back(item.span);
     }
-    const char lower = Lower(c);
-    if (sentence_has_one || (at > 0 && IsLetter(text[at - 1]))) continue;
-    if (lower != 'w' && lower != 'h' && lower != 'l' && lower != 'd' && lower != 'a' &&
-        lower != 'o' && lower != 'j' && lower != 't') {
-      continue;
-    }
-    const size_t size = CueAt(text, at);
-    if (size == 0) continue;
-    found.push_back({static_cast<int64_t>(at), static_cast<int64_t>(at + size)});
-    sentence_has_one = true;
+    const auto is_statement = [](const Item& item) { return item.marked || item.right; };
+    const auto first = std::find_if(items_.begin(), items_.end(), is_statement);
+    result_.first_correct = first != items_.end() && first->right;
+    return std::move(result_);
   }
-  return found;
-}
+
+ private:
+  void ReadItems() {
+    const std::vector<Statement> statements = FindStatements(trace_);
+    result_.statements = static_cast<int>(statements.size());
+    auto statement = statements.begin();
+    size_t covered = 0;  // up to here a marked statement reaches
+    for (const Sentence& sentence : SplitSentences(trace_)) {
+      const Cue cue = FindCue(trace_, sentence);
+      if (cue.size > 0) {
+        result_.hesitations.push_back(
+            {static_cast<int64_t>(cue.begin), static_cast<int64_t>(cue.begin + cue.size)});
+      }
+      size_t begin = sentence.begin;
+      bool has_marked = begin < covered;
+      for (; statement != statements.end() && statement->marker < sentence.end; ++statement) {
+        AddMarked(*statement, std::max(begin, covered), cue.size > 0);
+        covered = std::max(covered, statement->stop);
+        begin = sentence.end;  // a second one of this sentence starts at its own mark
+        has_marked = true;
+      }
+      if (has_marked) {
+        if (!items_.empty()) items_.back().last_of_section |= sentence.last_of_section;
+      } else {
+        AddUnmarked(sentence, cue.size > 0);
+      }
+    }
+  }
+
+  void AddMarked(const Statement& statement, size_t sentence_begin, bool checks) {
+    Item item;
+    const size_t begin = std::min(sentence_begin, statement.marker);
+    item.span = {static_cast<int64_t>(begin), 0};
+    item.span.end = Trimmed(trace_, item.span.begin, static_cast<int64_t>(statement.stop));
+    item.marked = true;
+    item.checks = checks;
+    item.right = marked_.IsRight(statement.text);
+    items_.push_back(item);
+  }
+
+  void AddUnmarked(const Sentence& sentence, bool checks) {
+    const ConclusionReading reading = ReadConclusion(trace_, sentence);
+    Item item;
+    item.span = {static_cast<int64_t>(sentence.begin), static_cast<int64_t>(sentence.end)};
+    item.checks = checks;
+    item.last_of_section = sentence.last_of_section;
+    for (size_t i = 0; i < reading.value_count && item.kind == Conclusion::kNone; ++i) {
+      if (values_.IsRight(reading.values[i])) item.kind = reading.kind;
+    }
+    item.works = reading.has_digits && item.kind == Conclusion::kNone;
+    items_.push_back(item);
+  }
+
+  // From the end: a conclusion stands when what follows it is no further work on it.
+  void Settle() {
+    enum { kSettles, kSaidAgain, kWorks } behind = kSettles;
+    for (auto item = items_.rbegin(); item != items_.rend(); ++item) {
+      if (item->last_of_section) behind = kSettles;
+      if (item->marked) {
+        // Another answer was meant all along.
+        behind = item->right || item->checks ? kSettles : kWorks;
+        continue;
+      }
+      item->right = item->kind == Conclusion::kConfirm ||
+                    (item->kind == Conclusion::kStrong && behind != kWorks) ||
+                    (item->kind == Conclusion::kWeak && behind == kSettles);
+      if (item->checks) {
+        behind = kSettles;
+      } else if (item->right) {
+        behind = kSaidAgain;
+      } else if (item->works || item->kind != Conclusion::kNone) {
+        behind = kWorks;
+      }
+    }
+  }
+
+  void AddFinal(const Extraction& answer) {
+    for (Item& item : items_) {
+      if (item.span.end <= answer.begin) continue;
+      if (item.span.begin < answer.end) item.right = true;
+      return;
+    }
+  }
+
+  const absl::string_view trace_;
+  Verdicts marked_, values_;
+  std::vector<Item> items_;
+  Reflections result_;
+};
 
 }  // namespace
 
-Reflections FindReflections(absl::string_view trace, const Verifier& verifier) {
-  Reflections reflections;
-  reflections.hesitations = FindHesitations(trace);
-  std::unordered_map<std::string, bool> known;
-  for (const Statement& statement : FindStatements(trace)) {
-    auto verdict = known.find(statement.text);
-    if (verdict == known.end()) {
-      const bool right = known.size() < kDistinctMax &&
-                         verifier.Verify(statement.text).verdict == Verdict::kCorrect;
-      verdict = known.emplace(statement.text, right).first;
-    }
-    if (reflections.statements++ == 0) reflections.first_correct = verdict->second;
-    if (!verdict->second) continue;
-    reflections.correct.push_back(
-        {static_cast<int64_t>(statement.marker), static_cast<int64_t>(statement.stop)});
-  }
-  return reflections;
+Reflections FindReflections(absl::string_view trace, const Verifier& verifier,
+                            const Extraction* final_answer) {
+  return Reader(trace, verifier).Run(final_answer);
 }
 
 }  // namespace espalier::reward

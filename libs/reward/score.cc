@@ -30,14 +30,10 @@ Verification NoAnswer(const Verifier& verifier) {
 
 void SetReflections(const std::string& text, const Verifier& verifier, TraceScore* score) {
   const bool correct = score->verification.verdict == Verdict::kCorrect;
-  Reflections found = FindReflections(text, verifier);
+  Reflections found = FindReflections(text, verifier, correct ? &score->extraction : nullptr);
   score->hesitations = static_cast<int>(found.hesitations.size());
   score->hesitation_cues = std::move(found.hesitations);
-  score->first_answer_correct = found.statements > 0 ? found.first_correct : correct;
-  if (found.correct.empty() && correct) {
-    // A guess (the last number …) that is right: the trace states its answer there at the latest.
-    found.correct.push_back({score->extraction.begin, score->extraction.end});
-  }
+  score->first_answer_correct = found.first_correct;
   if (found.correct.empty()) return;
   score->first_correct = found.correct.front();
   score->restatements.assign(found.correct.begin() + 1, found.correct.end());
@@ -125,7 +121,8 @@ void ShapeLengths(const std::vector<TraceInput>& traces, const RewardOptions& op
 void Weigh(const RewardOptions& options, TraceScore* score) {
   const bool capped = options.safe && score->verification.verdict != Verdict::kCorrect;
   const auto weigh = [&](double part, double weight) {
-    return capped ? std::min(0.0, part * weight) : part * weight;
+    const double weighed = part * weight + 0.0;  // no -0
+    return capped ? std::min(0.0, weighed) : weighed;
   };
   const RewardParts& raw = score->raw_parts;
   RewardParts& parts = score->parts;

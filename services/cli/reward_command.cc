@@ -1,4 +1,6 @@
-// reward score over RewardService; reward verify on a file of answers, without a service.
+// reward score over RewardService, or on a file of traces without one; reward verify on a file of
+// answers; reward presets.
+#include <iostream>
 #include <sstream>
 
 #include "CLI/CLI.hpp"
@@ -6,12 +8,17 @@
 #include "absl/strings/str_format.h"
 #include "espalier/v1/reward_service.grpc.pb.h"
 #include "libs/base/status_macros.h"
+#include "libs/reward/presets.h"
 #include "libs/reward/reward.h"
 #include "libs/rpc/server.h"
+#include "libs/spec/fields.h"
+#include "libs/spec/reward_options.h"
+#include "libs/spec/scalars.h"
 #include "nlohmann/json.hpp"
 #include "services/cli/client.h"
 #include "services/cli/commands.h"
 #include "services/cli/exit_codes.h"
+#include "services/cli/reward_jsonl.h"
 #include "services/cli/terminal.h"
 
 namespace espalier::cli {
@@ -51,19 +58,111 @@ std::string RenderScore(const v1::Score& score, const Style& style) {
   return text;
 }
 
-absl::StatusOr<int> Score(const Context& context, const std::string& reference,
-                          const std::string& trace) {
+struct ScoreFlags {
+  std::string reference, trace, jsonl, preset;
+  std::vector<std::string> changes;  // "field=value"
+};
+
+absl::StatusOr<v1::RewardSpec> RewardOf(const ScoreFlags& flags) {
+  v1::RewardSpec reward;
+  if (!flags.preset.empty()) reward.set_preset(flags.preset);
+  for (const std::string& change : flags.changes) {
+    const size_t equals = change.find('=');
+    const auto* field = equals == std::string::npos
+                            ? nullptr
+                            : reward.GetDescriptor()->FindFieldByName(change.substr(0, equals));
+    if (field == nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--set ", change, " — write field=value, such as --set length_max=2048"));
+    }
+    if (!spec::SetScalar(&reward, *field, change.substr(equals + 1))) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--set ", change, " — allowed is ", spec::AllowedWords(*field)));
+    }
+  }
+  return reward;
+}
+
+absl::StatusOr<int> ScoreOne(const Context& context, const ScoreFlags& flags) {
   v1::ScoreTraceRequest request;
-  request.set_reference(reference);
-  if (trace == "-") {
+  ASSIGN_OR_RETURN(*request.mutable_reward(), RewardOf(flags));
+  request.set_reference(flags.reference);
+  if (flags.trace == "-") {
     ASSIGN_OR_RETURN(*request.mutable_trace()->mutable_text(), ReadInput("-"));
   } else {
-    request.mutable_trace()->set_text(trace);
+    request.mutable_trace()->set_text(flags.trace);
   }
   v1::RewardService::Stub stub(rpc::MakeChannel(context.reward));
   ASSIGN_OR_RETURN(const auto response, Call(stub, &v1::RewardService::Stub::ScoreTrace, request,
                                              "reward service", context.reward));
   context.Print(response, [&] { return RenderScore(response.score(), context.style); });
+  return kExitOk;
+}
+
+absl::StatusOr<int> ScoreFile(const Context& context, const ScoreFlags& flags) {
+  ASSIGN_OR_RETURN(const v1::RewardSpec reward, RewardOf(flags));
+  ASSIGN_OR_RETURN(const std::string text, ReadInput(flags.jsonl));
+  ASSIGN_OR_RETURN(const JsonlCounts counts,
+                   ScoreJsonl(
+                       text, reward, [](const std::string& line) { Write(line); },
+                       [&](const std::string& problem) {
+                         std::cerr << "espalier: " << flags.jsonl << " " << Printable(problem)
+                                   << "\n";
+                       }));
+  if (!context.json) {
+    std::cerr << counts.scored << " traces scored, " << counts.correct << " correct, " << counts.bad
+              << " bad lines\n";
+  }
+  return counts.bad == 0 ? kExitOk : kExitUsage;
+}
+
+absl::StatusOr<int> Score(const Context& context, const ScoreFlags& flags) {
+  const bool one = !flags.reference.empty() || !flags.trace.empty();
+  if (one == !flags.jsonl.empty()) {
+    return absl::InvalidArgumentError(
+        "reward score — give --reference and --trace, or --jsonl with a file");
+  }
+  if (one && flags.reference.empty()) {
+    return absl::InvalidArgumentError("reward score: --reference is missing — the right answer");
+  }
+  return one ? ScoreOne(context, flags) : ScoreFile(context, flags);
+}
+
+// The values of a preset as the spec's fields, the sizes of a task aside.
+Json ValuesOf(const reward::Preset& preset) {
+  const v1::RewardSpec spec = spec::ToRewardSpec(preset.options);
+  Json values = Json::object();
+  const auto* descriptor = spec.GetDescriptor();
+  for (int i = 0; i < descriptor->field_count(); ++i) {
+    const auto& field = *descriptor->field(i);
+    const std::string& name = field.name();
+    const bool size = name == "length_max" || name == "length_buffer" || name == "length_target";
+    if (!spec.GetReflection()->HasField(spec, &field) || size) continue;
+    if (field.type() == google::protobuf::FieldDescriptor::TYPE_BOOL) {
+      values[name] = spec.GetReflection()->GetBool(spec, &field);
+    } else if (field.type() == google::protobuf::FieldDescriptor::TYPE_DOUBLE) {
+      values[name] = spec.GetReflection()->GetDouble(spec, &field);
+    } else {
+      values[name] = spec::ScalarText(spec, field);
+    }
+  }
+  return values;
+}
+
+int ListPresets(const Context& context) {
+  Json list = Json::array();
+  std::string text;
+  for (const reward::Preset& preset : reward::Presets()) {
+    const Json values = ValuesOf(preset);
+    list.push_back({{"name", preset.name}, {"help", preset.help}, {"values", values}});
+    absl::StrAppend(&text, preset.name, "\n  ", preset.help, "\n ");
+    for (const auto& [name, value] : values.items()) {
+      absl::StrAppend(&text, " ", name, "=",
+                      value.is_string() ? value.get<std::string>() : value.dump());
+    }
+    absl::StrAppend(&text, "\n");
+  }
+  Write(context.json ? Json{{"presets", list}}.dump(2) + "\n" : text);
   return kExitOk;
 }
 
@@ -132,12 +231,22 @@ absl::StatusOr<int> Verify(const Context& context, const std::string& path) {
 void AddRewardCommands(CLI::App& app, Context& context) {
   auto* parent = app.add_subcommand("reward", "Score reasoning traces and check answers");
   parent->require_subcommand(1);
-  auto reference = std::make_shared<std::string>(), trace = std::make_shared<std::string>();
-  auto* score = parent->add_subcommand("score", "Score one trace with the reward service");
-  score->add_option("--reference", *reference, "The right answer")->required();
-  score->add_option("--trace", *trace, "The trace; - reads standard input")->required();
-  score->callback([&context, reference, trace] {
-    context.action = [&context, reference, trace] { return Score(context, *reference, *trace); };
+  auto flags = std::make_shared<ScoreFlags>();
+  auto* score = parent->add_subcommand(
+      "score", "Score one trace with the reward service, or a file of traces offline");
+  score->add_option("--reference", flags->reference, "The right answer");
+  score->add_option("--trace", flags->trace, "The trace; - reads standard input");
+  score->add_option("--jsonl", flags->jsonl,
+                    "Lines of {\"id\":…,\"prompt\":…,\"gold\":…,\"trace\":…}; - reads standard "
+                    "input. Prints a line of JSON for each");
+  score->add_option("--preset", flags->preset, "Named configuration; reward presets lists them");
+  score->add_option("--set", flags->changes, "Set a field of the reward: field=value")
+      ->allow_extra_args(false);
+  score->callback(
+      [&context, flags] { context.action = [&context, flags] { return Score(context, *flags); }; });
+  auto* presets = parent->add_subcommand("presets", "Named configurations and their values");
+  presets->callback([&context] {
+    context.action = [&context]() -> absl::StatusOr<int> { return ListPresets(context); };
   });
   auto path = std::make_shared<std::string>();
   auto* verify = parent->add_subcommand(
