@@ -1,5 +1,7 @@
 // LoadHistory: which runs are in memory, who may change or read one when, and what is read.
 // Changes are planned by packing.cc, truncation.cc and expiry.cc; pieces.cc reads.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <list>
 #include <memory>
@@ -20,6 +22,8 @@ namespace {
 constexpr size_t kRunsInMemoryMax = 16;
 // Numbers for which a read takes memory ahead; beyond it the array grows as rows come.
 constexpr uint64_t kReserveMax = uint64_t{1} << 25;
+constexpr uintptr_t kHugePageBytes = 2 << 20;
+constexpr uintptr_t kOwnMappingBytes = 32 << 20;  // the allocator maps whatever is larger by itself
 
 // `mutex` is held over a commit: a run's steps are in order anyway, and other runs go on beside it,
 // into the same sync. A reader holds `pieces` only, so appends pass it; what takes pieces away
@@ -64,16 +68,28 @@ Selection Select(const Store& store, const std::string& run_id, const RunState& 
   return selection;
 }
 
+// Takes memory for `count` rows ahead, in huge pages where it is much: faults of small ones would
+// take as long as the decoding. So large an array has a mapping of its own.
+void Reserve(uint64_t count, LoadMatrix* rows) {
+  rows->first_steps.reserve(std::min(count, kReserveMax));
+  rows->tokens.reserve(std::min(count, kReserveMax / std::max<size_t>(1, rows->width)) *
+                       rows->width);
+  const uintptr_t at = reinterpret_cast<uintptr_t>(rows->tokens.data());
+  const uintptr_t end = at + rows->tokens.capacity() * sizeof(uint64_t);
+  const uintptr_t first = (at + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
+  if (end - at < kOwnMappingBytes || end < first + kHugePageBytes) return;
+  // Advice only: without it the read is as right.
+  madvise(reinterpret_cast<void*>(first), (end - first) / kHugePageBytes * kHugePageBytes,
+          MADV_HUGEPAGE);
+}
+
 absl::StatusOr<LoadMatrix> ReadSelection(const Selection& selection) {
   const LayerView& view = selection.view;
   const uint64_t resolution = LoadHistory::kResolutions[selection.level];
   const uint64_t begin = Floor(selection.first, resolution);
   LoadMatrix rows{view.width, {}, {}};
   if (selection.last >= begin) {
-    const uint64_t count = (selection.last - begin) / resolution + 1;
-    rows.first_steps.reserve(std::min(count, kReserveMax));
-    rows.tokens.reserve(std::min(count, kReserveMax / std::max<size_t>(1, view.width)) *
-                        view.width);
+    Reserve((selection.last - begin) / resolution + 1, &rows);
     if (view.packed_end > begin) {
       RETURN_IF_ERROR(ReadPacked(view, selection.first,
                                  std::min(selection.last, view.packed_end - 1), selection.level,
