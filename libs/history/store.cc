@@ -215,6 +215,20 @@ class RocksStore : public Store {
     return WriteBackup(db_.get(), directory_, directory);
   }
 
+  std::map<std::string, double> Bytes() const override {
+    std::map<std::string, double> bytes;
+    for (const auto& [name, property] :
+         {std::pair{"live_data", &rocksdb::DB::Properties::kEstimateLiveDataSize},
+          std::pair{"memtables", &rocksdb::DB::Properties::kSizeAllMemTables},
+          std::pair{"pending_compaction",
+                    &rocksdb::DB::Properties::kEstimatePendingCompactionBytes},
+          std::pair{"table_readers", &rocksdb::DB::Properties::kEstimateTableReadersMem}}) {
+      uint64_t value = 0;
+      if (db_->GetAggregatedIntProperty(*property, &value))
+        bytes[name] = static_cast<double>(value);
+    }
+    return bytes;
+  }
   absl::Status health() const override {
     {
       absl::MutexLock lock(&mutex_);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -54,6 +55,8 @@ class Store {
   // other. AlreadyExists, or the cause. Shares files with the original where both lie on one filesystem. Writes go on
   // meanwhile. Works beside the target, in `directory`.unfinished, and renames: what has the name is whole.
   virtual absl::Status Backup(const std::string& directory) const = 0;
+  // Bytes by name: live_data, memtables, pending_compaction, table_readers.
+  virtual std::map<std::string, double> Bytes() const = 0;
 };
 
 // First key after every key that starts with Key(id): the end of a scan over one run.

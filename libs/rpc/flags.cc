@@ -12,6 +12,8 @@ void AddServerFlags(CLI::App& app, ServerOptions* options) {
   app.add_option("--health-listen", options->health_address,
                  "host:port to serve nothing but health on, in plaintext: for probes that speak no "
                  "TLS and have no token");
+  app.add_option("--metrics-listen", options->metrics_address,
+                 "host:port to serve Prometheus metrics on, at /metrics; none when absent");
   app.add_flag("--insecure", options->insecure, "Serve plaintext beyond loopback");
   app.add_option("--tls-cert", options->security.certificate,
                  "PEM file of this server's certificate; read again when it changes");

@@ -10,8 +10,8 @@ class App;
 
 namespace espalier::rpc {
 
-// --listen, --health-listen, --insecure, --tls-cert, --tls-key, --tls-client-ca, --tokens.
-// `options` must outlive the parse.
+// --listen, --health-listen, --metrics-listen, --insecure, --tls-cert, --tls-key, --tls-client-ca,
+// --tokens. `options` must outlive the parse.
 void AddServerFlags(CLI::App& app, ServerOptions* options);
 
 // --tls-ca, --tls-client-cert, --tls-client-key, --token-file, each with its ESPALIER_… variable.

@@ -9,6 +9,7 @@
 #include "grpcpp/health_check_service_interface.h"
 #include "libs/base/status_macros.h"
 #include "libs/observe/log.h"
+#include "libs/rpc/call_metrics.h"
 
 namespace espalier::rpc {
 namespace {
@@ -94,6 +95,12 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
   builder.SetMaxSendMessageSize(kMessageBytesMax);
   builder.AddListeningPort(options.address, credentials, &port);
   for (grpc::Service* service : services) builder.RegisterService(service);
+  if (options.metrics != nullptr) {
+    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
+        interceptors;
+    interceptors.push_back(MakeCallCounter(options.metrics));
+    builder.experimental().SetInterceptorCreators(std::move(interceptors));
+  }
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port == 0) return InUse("--listen", options.address);
   std::unique_ptr<grpc::Server> health;

@@ -14,6 +14,10 @@
 #include "grpcpp/grpcpp.h"
 #include "libs/rpc/security.h"
 
+namespace espalier::observe {
+class Metrics;
+}
+
 namespace espalier::rpc {
 
 constexpr int kMessageBytesMax = 64 << 20;
@@ -25,6 +29,8 @@ struct ServerOptions {
   std::string address = "127.0.0.1:0";  // host:port; port 0 takes a free one
   bool insecure = false;                // plaintext beyond loopback
   ServerSecurity security;
+  observe::Metrics* metrics = nullptr;  // counts calls into; must know CallMetricTable and outlive
+  std::string metrics_address;          // host:port that ServeMetrics serves; empty: none
   std::string health_address;  // host:port of a plaintext port for health alone; empty: none
 };
 

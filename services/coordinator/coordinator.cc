@@ -33,6 +33,7 @@ bool Awaits(const v1::Decision& decision, const v1::Command& command) {
   }
 }
 
+constexpr absl::Duration kCountEvery = absl::Seconds(2);
 constexpr uint64_t kRevisionReserve = 1024;
 constexpr int kReadThreads = 2;
 
@@ -72,6 +73,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Start(const Coordinato
 Coordinator::Coordinator(const CoordinatorOptions& options, std::unique_ptr<Ledger> ledger)
     : options_(options),
       ledger_(std::move(ledger)),
+      metrics_(options.metrics),
       random_(std::random_device()()),
       pool_(kReadThreads),
       executor_([this] { AfterBatch(); }, [this] { Tick(); }, TickInterval(options.lease)) {}
@@ -204,7 +206,9 @@ void Coordinator::AfterBatch() {
       if (run->dirty) ledger_->PutRun(run->record);
       run->dirty = false;
     }
+    const absl::Time began = absl::Now();
     const absl::Status flushed = ledger_->Flush();
+    metrics_.Commit(absl::Now() - began, flushed.ok());
     if (flushed.ok()) {
       for (const std::string& id : new_steps) StepsDurable(runs_.at(id).get());
     }
@@ -235,6 +239,27 @@ void Coordinator::Tick() {
               "not all of its workers attached again after a restart of the coordinator");
   }
   assign_wanted_ = true;
+  CountAll(now);
+}
+
+void Coordinator::CountAll(absl::Time now) {
+  if (options_.metrics == nullptr || now < counted_at_ + kCountEvery) return;
+  counted_at_ = now;
+  for (const v1::RunState state : {v1::RUN_STATE_PENDING, v1::RUN_STATE_RUNNING,
+                                   v1::RUN_STATE_PAUSED, v1::RUN_STATE_RECOVERING}) {
+    metrics_.Runs(
+        state, static_cast<double>(std::count_if(runs_.begin(), runs_.end(), [&](const auto& run) {
+          return run.second->record.run().state() == state;
+        })));
+  }
+  const auto idle = static_cast<double>(fleet_.IdleCount());
+  metrics_.Workers(idle, static_cast<double>(fleet_.workers().size()) - idle);
+  for (const auto& [what, bytes] : ledger_->StoreBytes()) metrics_.Store(what, bytes);
+  for (auto& [id, run] : runs_) {
+    if (!run->forget_at.has_value() || *run->forget_at > now) continue;
+    run->forget_at.reset();
+    metrics_.Forget(id);
+  }
 }
 
 void Coordinator::Touch(LiveRun* run, bool record_changed) {

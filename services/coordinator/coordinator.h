@@ -19,6 +19,7 @@
 #include "espalier/v1/history_service.pb.h"
 #include "espalier/v1/plan_service.pb.h"
 #include "espalier/v1/run_service.pb.h"
+#include "services/coordinator/coordinator_metrics.h"
 #include "services/coordinator/executor.h"
 #include "services/coordinator/fleet.h"
 #include "services/coordinator/ledger.h"
@@ -33,6 +34,7 @@ struct CoordinatorOptions {
   // Newest steps of a run whose loads are kept at the finest resolution; sixteen times as many at
   // each coarser one. 0 keeps all.
   uint64_t retain_steps = 1'000'000;
+  observe::Metrics* metrics = nullptr;  // counts into; must outlive the coordinator
   absl::Status Validate() const;
 };
 
@@ -106,6 +108,7 @@ class Coordinator {
   void RestartPilot(LiveRun* run);
   void AfterBatch();
   void Tick();
+  void CountAll(absl::Time now);
   void Touch(LiveRun* run, bool record_changed);
   void Notify(LiveRun* run);
   void AddEvent(LiveRun* run, v1::RunEvent event);
@@ -197,6 +200,8 @@ class Coordinator {
   void DecisionFailed(LiveRun* run, v1::Decision* decision, const OpenCommand& open,
                       const std::string& error);
   void DecisionRolledBack(LiveRun* run, v1::Decision* decision);
+  // Writes it, and counts it when its state is new.
+  void SaveDecision(LiveRun* run, const v1::Decision& decision);
   void ExpireLoads(LiveRun* run);
 
   const CoordinatorOptions options_;
@@ -204,6 +209,8 @@ class Coordinator {
   // All below belongs to the executor's thread.
   std::map<std::string, std::unique_ptr<LiveRun>> runs_;  // by id
   std::map<std::string, std::string> requests_;           // submit request id -> run id
+  CoordinatorMetrics metrics_;
+  absl::Time counted_at_;  // when the gauges of the whole process were last set
   std::vector<std::string> touched_;
   std::set<std::string> new_steps_;
   Fleet fleet_;

@@ -77,7 +77,7 @@ void Coordinator::CheckpointPinned(LiveRun* run, const OpenCommand& open) {
   decision.mutable_guard()->set_checkpoint(open.path);
   decision.mutable_guard()->set_checkpoint_step(open.command.applied_step());
   CommandLayout(run, &decision);
-  ledger_->PutDecision(decision);
+  SaveDecision(run, decision);
 }
 
 void Coordinator::HeldoutMeasured(LiveRun* run, const OpenCommand& open) {
@@ -90,7 +90,7 @@ void Coordinator::HeldoutMeasured(LiveRun* run, const OpenCommand& open) {
   if (!open.heldout_loss_after.has_value()) return;  // asked again at the next step
   decision.mutable_guard()->set_heldout_loss_measured(*open.heldout_loss_after);
   decision.mutable_guard()->set_judge_step(step);
-  ledger_->PutDecision(decision);
+  SaveDecision(run, decision);
 }
 
 void Coordinator::WatchDecisions(LiveRun* run) {
@@ -150,7 +150,7 @@ void Coordinator::Judge(LiveRun* run, v1::Decision* decision) {
                              decision->decision_id(), measured, guard->judge_step(), forecast.loss,
                              guard->tolerance()),
              {{"decision_id", decision->decision_id()}});
-    ledger_->PutDecision(*decision);
+    SaveDecision(run, *decision);
   }
   if (guard->tolerance() > 0 && !guard->held()) {
     return RollBackOrFail(
@@ -165,7 +165,7 @@ void Coordinator::Judge(LiveRun* run, v1::Decision* decision) {
   AddCommand(run, std::move(command));
   guard->clear_checkpoint();
   decision->set_state(v1::DECISION_STATE_APPLIED);
-  ledger_->PutDecision(*decision);
+  SaveDecision(run, *decision);
 }
 
 void Coordinator::Drop(LiveRun* run, v1::Decision* decision) {
@@ -187,7 +187,7 @@ void Coordinator::Drop(LiveRun* run, v1::Decision* decision) {
   v1::Command command = CommandOf(*decision);
   *command.mutable_set_layout() = decision->plan().layout();
   decision->set_drop_sequence(AddCommand(run, std::move(command)));
-  ledger_->PutDecision(*decision);
+  SaveDecision(run, *decision);
   AddEvent(run, v1::EVENT_SEVERITY_INFO, "decision_drops",
            absl::StrCat("Decision ", decision->decision_id(), " drops the ",
                         decision->plan().experts_pruned(), " experts that it had masked."),
@@ -243,7 +243,7 @@ absl::Status Coordinator::RollBack(LiveRun* run, v1::Decision* decision,
            absl::StrCat("Decision ", decision->decision_id(), " is taken back: ", reason, "."),
            {{"decision_id", decision->decision_id()}});
   if (dropped) GoBackToGuard(run, decision);
-  ledger_->PutDecision(*decision);
+  SaveDecision(run, *decision);
   Touch(run, true);
   return absl::OkStatus();
 }
@@ -332,7 +332,7 @@ void Coordinator::DecisionRolledBack(LiveRun* run, v1::Decision* decision) {
     AddCommand(run, std::move(command));
     decision->mutable_guard()->clear_checkpoint();
   }
-  ledger_->PutDecision(*decision);
+  SaveDecision(run, *decision);
   AddEvent(run, v1::EVENT_SEVERITY_INFO, "decision_rolled_back",
            absl::StrCat("Decision ", decision->decision_id(), " was taken back."),
            {{"decision_id", decision->decision_id()}});
@@ -348,12 +348,21 @@ void Coordinator::DecisionFailed(LiveRun* run, v1::Decision* decision, const Ope
   if (observed && open.command.sequence() > 0 && RollBack(run, decision, error).ok()) return;
   decision->set_state(v1::DECISION_STATE_FAILED);
   decision->set_error(error);
-  ledger_->PutDecision(*decision);
+  SaveDecision(run, *decision);
   AddEvent(run, v1::EVENT_SEVERITY_WARNING, "decision_failed",
            absl::StrCat("Decision ", decision->decision_id(), " failed: ", error, "."),
            {{"decision_id", decision->decision_id()}});
   Touch(run, true);
   run->open_decisions.erase(std::string(decision->decision_id()));
+}
+
+void Coordinator::SaveDecision(LiveRun* run, const v1::Decision& decision) {
+  ledger_->PutDecision(decision);
+  v1::DecisionState& counted = run->counted[decision.decision_id()];
+  if (counted == decision.state()) return;
+  counted = decision.state();
+  metrics_.Decision(*run, decision);
+  if (!IsOpen(decision.state())) run->counted.erase(decision.decision_id());
 }
 
 void Coordinator::RollbackDecision(v1::RollbackDecisionRequest request,

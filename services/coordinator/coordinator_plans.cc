@@ -265,7 +265,7 @@ v1::Decision Coordinator::Decide(LiveRun* run, v1::Plan plan, const v1::PrunePol
   }
   CommandFirst(run, &decision);
   run->open_decisions[decision.decision_id()] = decision;
-  ledger_->PutDecision(decision);
+  SaveDecision(run, decision);
   run->record.set_last_decision_step(run->progress.step());
   if (decision.plan().experts_pruned() > 0) run->record.set_prune_closed(true);
   AddEvent(run, v1::EVENT_SEVERITY_INFO, "decision_made",
@@ -372,7 +372,7 @@ void Coordinator::LayoutApplied(LiveRun* run, const OpenCommand& open) {
     decision.set_heldout_loss_before(*open.heldout_loss_before);
   if (first && open.heldout_loss_after.has_value())
     decision.set_heldout_loss_after(*open.heldout_loss_after);
-  ledger_->PutDecision(decision);
+  SaveDecision(run, decision);
   const bool masked_only = first && decision.plan().soft();
   if (!masked_only) {
     summary->set_experts_moved(summary->experts_moved() + decision.plan().experts_moved());
@@ -420,7 +420,7 @@ void Coordinator::VerifyDecisions(LiveRun* run, bool stage_over) {
     decision.set_state(v1::DECISION_STATE_VERIFIED);
     decision.set_step_seconds_realised(*realised);
     decision.set_imbalance_realised(*imbalance);
-    ledger_->PutDecision(decision);
+    SaveDecision(run, decision);
     AddEvent(
         run, v1::EVENT_SEVERITY_INFO, "decision_verified",
         absl::StrFormat("Decision %s: step %.4f s (predicted %.4f s), max/mean rank load %.3f "

@@ -16,6 +16,8 @@
 namespace espalier::coordinator {
 namespace {
 
+// Long enough for the last figures of a run to be scraped.
+constexpr absl::Duration kMetricsAfterEnd = absl::Minutes(10);
 constexpr size_t kLiveRunsMax = 1024;
 constexpr size_t kRequestIdBytesMax = 256;
 constexpr size_t kExportWaitersMax = 64;
@@ -493,6 +495,7 @@ void Coordinator::Interrupt(LiveRun* run, const std::string& cause) {
                             " recoveries in a row that came no further than step ",
                             run->record.step_max(), "; the last cause: ", cause));
   }
+  metrics_.Recovery(*run);
   state->set_epoch(state->epoch() + 1);
   state->set_state(v1::RUN_STATE_RECOVERING);
   state->set_detail(cause);
@@ -521,7 +524,7 @@ void Coordinator::End(LiveRun* run, v1::RunState state, const std::string& detai
     decision.set_state(applied ? v1::DECISION_STATE_APPLIED : v1::DECISION_STATE_FAILED);
     decision.set_error(applied ? "the run ended before it could be judged"
                                : "the run ended before every rank applied it");
-    ledger_->PutDecision(decision);
+    SaveDecision(run, decision);
   }
   for (const ExportWaiter& waiter : std::exchange(run->export_waiters, {})) {
     waiter.done(absl::AbortedError(
@@ -539,6 +542,8 @@ void Coordinator::End(LiveRun* run, v1::RunState state, const std::string& detai
                         detail.empty() ? "" : ": " + detail, "."));
   run->open_commands.clear();
   run->open_decisions.clear();
+  run->counted.clear();
+  run->forget_at = absl::Now() + kMetricsAfterEnd;
   run->figures = FigureBook();
   run->reattach_deadline = absl::InfiniteFuture();
   Touch(run, true);

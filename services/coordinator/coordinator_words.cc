@@ -248,13 +248,15 @@ void Coordinator::HandleReport(LiveRun* run, Worker* worker, const v1::StepRepor
 
 absl::Status Coordinator::TakeReport(LiveRun* run, const v1::StepReport& report) {
   const auto complete = run->book.Add(report);
+  metrics_.Reports(1);
   RETURN_IF_ERROR(complete.status());
   for (const CompleteStep& step : *complete) HandleStep(run, step);
   if (run->book.lost_steps() > run->lost_steps) {
     AddEvent(run, v1::EVENT_SEVERITY_WARNING, "steps_lost",
              absl::StrCat(run->book.lost_steps() - run->lost_steps,
                           " steps were not reported by every rank."));
-    run->lost_steps = run->book.lost_steps();
+    const uint64_t before = std::exchange(run->lost_steps, run->book.lost_steps());
+    metrics_.LostSteps(*run, run->book.lost_steps() - before);
     for (const StepSpan& lost : run->book.TakeLost()) {
       auto* gaps = run->record.mutable_gaps();
       if (!gaps->empty() && gaps->rbegin()->last_step() + 1 == lost.first) {
@@ -322,6 +324,7 @@ void Coordinator::HandleStep(LiveRun* run, const CompleteStep& step) {
   run->Record(point, step.experts_seconds / steps);
   run->record.set_step_max(std::max(run->record.step_max(), step.last_step));
   run->pilot.Observe(step.last_step, step.layers);
+  metrics_.Step(*run, step);
   const bool pretrain_over =
       step.stage != v1::STAGE_KIND_PRETRAIN || step.last_step >= run->stage_end(step.last_step);
   if (pretrain_over && run->pretrain_heldout.has_value() &&

@@ -75,6 +75,8 @@ class Ledger {
                                                             uint64_t last,
                                                             uint32_t resolution) const;
   absl::Status health() const { return store_->health(); }
+  // Sizes of the store by name, for metrics.
+  std::map<std::string, double> StoreBytes() const { return store_->Bytes(); }
 
   // Lets loads expire at each resolution but for the newest `retain_steps` times 1, 16, 256 and
   // 4096 steps before `newest`. Thread-safe.

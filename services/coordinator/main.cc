@@ -1,5 +1,6 @@
 // espalier-coordinator: flags, then wiring: the ledger, the coordinator, its four services and one
 // server.
+#include <array>
 #include <cstdio>
 #include <iostream>
 #include <string>
@@ -7,8 +8,10 @@
 #include "CLI/CLI.hpp"
 #include "absl/time/time.h"
 #include "libs/observe/log.h"
+#include "libs/rpc/call_metrics.h"
 #include "libs/rpc/flags.h"
 #include "services/coordinator/coordinator.h"
+#include "services/coordinator/coordinator_metrics.h"
 #include "services/coordinator/services.h"
 
 namespace {
@@ -46,6 +49,13 @@ int main(int argc, char** argv) {
   espalier::observe::InitLogging(argv[0]);
   options.lease = absl::Seconds(lease_seconds);
 
+  const std::array<std::span<const espalier::observe::MetricSpec>, 2> tables = {
+      espalier::coordinator::CoordinatorMetricTable(), espalier::rpc::CallMetricTable()};
+  espalier::observe::Metrics metrics(tables);
+  options.metrics = &metrics;
+  server_options.metrics = &metrics;
+  const auto exposed = espalier::rpc::ServeMetrics(server_options);
+  if (!exposed.ok()) return Fail(exposed.status());
   auto coordinator = espalier::coordinator::Coordinator::Start(options);
   if (!coordinator.ok()) return Fail(coordinator.status());
   const auto runs = espalier::coordinator::MakeRunService(coordinator->get());

@@ -87,6 +87,8 @@ struct LiveRun {
       layout;  // in effect after the newest applied set_layout; empty before the first step
   std::map<uint64_t, OpenCommand> open_commands;       // by sequence
   std::map<std::string, v1::Decision> open_decisions;  // those that more will be said about
+  std::map<std::string, v1::DecisionState> counted;    // state of an open decision as last counted
+  std::optional<absl::Time> forget_at;                 // when its metrics go
   std::vector<planner::LossPoint> heldout;             // of pretraining, newest kHeldoutPointsMax
   absl::Time reattach_deadline = absl::InfiniteFuture();  // set after a restart of the coordinator
   std::vector<std::string> former;                        // worker ids by rank of the epoch before

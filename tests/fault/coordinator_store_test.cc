@@ -34,6 +34,7 @@ class FullDiskStore : public history::Store {
   absl::Status Backup(const std::string& directory) const override {
     return store_->Backup(directory);
   }
+  std::map<std::string, double> Bytes() const override { return store_->Bytes(); }
   absl::Status health() const override {
     return failed_ ? absl::ResourceExhaustedError("No space left on device") : store_->health();
   }

@@ -2,7 +2,6 @@
 // decision can be taken back. Method: scripted ranks that measure whatever loss the test wants.
 #include <algorithm>
 
-#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/integration/coordinator_harness.h"
@@ -43,7 +42,6 @@ class GuardTest : public ::testing::Test {
   void Step(uint64_t count) {
     for (uint64_t i = 0; i < count; ++i) {
       run_.Steps(1);
-      absl::SleepFor(absl::Milliseconds(3));
       run_.ApplyCommands();
     }
   }
@@ -152,7 +150,6 @@ TEST_F(GuardTest, ADropThatHurtsGoesBackToTheCheckpointTakenBefore) {
   run_.evaluated = 3.0;
   for (int i = 0; i < 40 && Only().state() == v1::DECISION_STATE_OBSERVED; ++i) {
     run_.Steps(1);
-    absl::SleepFor(absl::Milliseconds(3));
     run_.ApplyCommands();
     if (harness_.Get(id_).epoch() > 1) break;
   }

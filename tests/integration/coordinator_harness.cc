@@ -183,7 +183,10 @@ void FakeWorker::Attach(const std::string& address, bool resume) {
       if (response.has_assignment()) assignments_.push_back(response.assignment());
       if (response.has_release()) releases_.push_back(response.release());
       if (response.has_command()) commands_.push_back(response.command());
-      if (response.has_report_ack()) durable_step_ = response.report_ack().durable_step();
+      if (response.has_report_ack()) {
+        durable_step_ = response.report_ack().durable_step();
+        ++report_acks_;
+      }
       changed_.notify_all();
     }
     std::lock_guard lock(mutex_);
@@ -274,6 +277,21 @@ uint64_t FakeWorker::durable_step() {
   return durable_step_;
 }
 
+bool FakeWorker::CatchUp(absl::Duration timeout) {
+  uint64_t before = 0;
+  {
+    std::lock_guard lock(mutex_);
+    before = report_acks_;
+  }
+  v1::AttachRequest word;
+  *word.mutable_report() = last_report_;
+  Write(word);
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, absl::ToChronoMilliseconds(timeout),
+                    [&] { return report_acks_ > before || closed_; });
+  return report_acks_ > before;
+}
+
 bool FakeWorker::WaitClosed(absl::Duration timeout) {
   std::unique_lock lock(mutex_);
   return changed_.wait_for(lock, absl::ToChronoMilliseconds(timeout), [&] { return closed_; });
@@ -288,6 +306,7 @@ void FakeWorker::Report(v1::StepReport report) {
   report.set_run_id(assignment_.run_id());
   report.set_epoch(assignment_.epoch());
   report.set_rank(assignment_.rank());
+  last_report_ = report;
   v1::AttachRequest word;
   *word.mutable_report() = std::move(report);
   Write(word);
@@ -392,6 +411,8 @@ void FakeRun::Steps(uint64_t count) {
   }
   for (FakeWorker* worker : workers_)
     EXPECT_TRUE(worker->WaitDurable(step_)) << worker->id() << " step " << step_;
+  // What was decided on these steps has arrived, too; unless it was that the epoch is over.
+  for (FakeWorker* worker : workers_) worker->CatchUp(absl::Seconds(2));
 }
 
 void FakeRun::ApplyCommands(const std::string& error) {

@@ -101,6 +101,9 @@ class FakeWorker {
   bool WaitDurable(uint64_t step, absl::Duration timeout = absl::Seconds(20));
   bool WaitClosed(absl::Duration timeout = absl::Seconds(20));
   uint64_t durable_step();
+  // Whatever the coordinator had decided to say by now has arrived: it acknowledges a repeated
+  // report at once, and a stream keeps its order.
+  bool CatchUp(absl::Duration timeout = absl::Seconds(20));
 
   const v1::Assignment& assignment() const { return assignment_; }
   void Write(const v1::AttachRequest& word);
@@ -134,7 +137,9 @@ class FakeWorker {
   std::deque<v1::Release> releases_;
   std::deque<v1::Command> commands_;
   uint64_t durable_step_ = 0;
-  v1::Assignment assignment_;  // the test's thread only
+  uint64_t report_acks_ = 0;
+  v1::StepReport last_report_;  // the test's thread only
+  v1::Assignment assignment_;   // the test's thread only
   uint64_t last_applied_ = 0;
 };
 

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <set>
 
-#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/integration/coordinator_harness.h"
@@ -38,11 +37,10 @@ struct Pair {
     EXPECT_TRUE(a.WaitAssignment().has_value());
     EXPECT_TRUE(b.WaitAssignment().has_value());
   }
-  // One step, then a moment for the policy, then whatever it commanded.
+  // One step, then whatever the policy commanded on it.
   void StepAndApply(uint64_t count, const std::string& error = "") {
     for (uint64_t i = 0; i < count; ++i) {
       run.Steps(1);
-      absl::SleepFor(absl::Milliseconds(3));
       run.ApplyCommands(error);
     }
   }
