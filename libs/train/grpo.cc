@@ -36,15 +36,21 @@ std::vector<double> GroupAdvantages(std::span<const double> rewards,
 }
 
 double PolicyLoss(std::span<const float> logps, std::span<const float> old_logps, double advantage,
-                  const ClipRange& clip, double token_count, std::span<float> dlogps) {
+                  const ClipRange& clip, double token_count, std::span<const uint8_t> selected,
+                  std::span<float> dlogps) {
+  const bool both_sides = clip.both_sides && advantage <= 0;
   double loss = 0;
   for (size_t i = 0; i < logps.size(); ++i) {
+    dlogps[i] = 0.0f;
+    if (!selected.empty() && selected[i] == 0) continue;
     const double ratio = std::exp(static_cast<double>(logps[i]) - old_logps[i]);
     const double clipped = std::clamp(ratio, 1.0 - clip.low, 1.0 + clip.high);
     const double free = ratio * advantage;
     const double bounded = clipped * advantage;
-    loss -= std::min(free, bounded) / token_count;
-    dlogps[i] = free <= bounded ? static_cast<float>(-free / token_count) : 0.0f;
+    loss -= (both_sides ? bounded : std::min(free, bounded)) / token_count;
+    if (both_sides ? clipped == ratio : free <= bounded) {
+      dlogps[i] = static_cast<float>(-free / token_count);
+    }
   }
   return loss;
 }

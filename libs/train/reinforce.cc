@@ -5,8 +5,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "libs/base/status_macros.h"
+#include "libs/train/entropy.h"
 #include "libs/train/evaluate.h"
-#include "libs/train/grpo.h"
+#include "libs/train/policy.h"
+#include "libs/train/refill.h"
 #include "libs/train/rollout.h"
 #include "libs/train/schedule.h"
 #include "libs/train/stage.h"
@@ -17,29 +19,6 @@ namespace {
 
 constexpr uint64_t kRolloutStream = 1;
 constexpr uint64_t kEvaluationStream = 2;
-
-// Traces of one update on this rank, packed; tokens that carry no gradient have no place here.
-struct PolicyBatch {
-  model::Batch batch = EmptyBatch();
-  struct Trace {
-    int64_t first_target = 0;  // of its sampled tokens in the batch
-    double advantage = 0;
-    const model::Sample* sample = nullptr;
-  };
-  std::vector<Trace> traces;
-  int64_t targets = 0;
-};
-
-void AppendTrace(const RolloutGroup& group, const model::Sample& sample, double advantage,
-                 PolicyBatch* policy) {
-  std::vector<int32_t> tokens = group.prompt;
-  tokens.insert(tokens.end(), sample.tokens.begin(), sample.tokens.end());
-  const int64_t start = static_cast<int64_t>(policy->batch.tokens.size());
-  AppendTrained(tokens, group.prompt.size(), &policy->batch);
-  policy->traces.push_back(
-      {start + static_cast<int64_t>(group.prompt.size()) - 1, advantage, &sample});
-  policy->targets += static_cast<int64_t>(sample.tokens.size());
-}
 
 class ReinforceStage final : public Stage {
  public:
@@ -61,16 +40,19 @@ class ReinforceStage final : public Stage {
     // The model's phases of sampling are the rollout's time: they are not to be counted twice.
     state_.model->phase_seconds() = {};
     int64_t abstained = 0;
-    const std::vector<PolicyBatch> batches = MakeBatches(rollout, &abstained);
+    std::vector<GroupStanding> mine;
+    std::vector<PolicyBatch> batches = MakeBatches(rollout, &mine, &abstained);
 
-    // How many tokens each update has over all ranks, and the rollout's figures.
+    // How every group stands, how many tokens each update has over all ranks, and the rollout's
+    // figures.
     Exchange exchange(state_.communicator);
     RolloutMetrics metrics;
     metrics.Pack(rollout, &exchange);
-    std::vector<int> targets, tokens;
+    GroupStandings standings(spec_.prompts());
+    standings.Pack(mine, &exchange);
+    std::vector<int> tokens;
     for (const PolicyBatch& policy : batches) {
-      targets.push_back(exchange.AddSum(policy.targets));
-      tokens.push_back(exchange.AddSum(static_cast<int64_t>(policy.batch.tokens.size())));
+      tokens.push_back(exchange.AddSum(static_cast<int64_t>(policy.batch().tokens.size())));
     }
     const int rollout_tokens = exchange.AddSum(rollout.local_tokens);
     const int abstentions = exchange.AddSum(abstained);
@@ -78,6 +60,7 @@ class ReinforceStage final : public Stage {
     state_.loads.Pack(&exchange);
     RETURN_IF_ERROR(exchange.Run());
     state_.loads.Unpack(exchange);
+    const std::vector<int64_t> targets = CountTargets(standings.Unpack(exchange), &batches);
 
     StepResult result;
     result.reinforce = metrics.Unpack(exchange, /*evaluation=*/false);
@@ -89,15 +72,14 @@ class ReinforceStage final : public Stage {
     int updates = 0;
     for (size_t i = 0; i < batches.size(); ++i) {
       // Nothing to learn from on any rank: all of them skip the pass.
-      if (exchange.Sum(targets[i]) == 0) continue;
-      ASSIGN_OR_RETURN(const UpdateResult update,
-                       Update(batches[i], result.learning_rate, exchange.Sum(targets[i]),
-                              exchange.Sum(tokens[i])));
+      if (targets[i] == 0) continue;
+      ASSIGN_OR_RETURN(const UpdateResult update, Update(batches[i], result.learning_rate,
+                                                         targets[i], exchange.Sum(tokens[i])));
       ++updates;
       result.loss += update.loss;
       result.gradient_norm = std::max(result.gradient_norm, update.gradient_norm);
       result.agreed_sequence = update.agreed_sequence;
-      result.local_tokens += batches[i].batch.tokens.size();
+      result.local_tokens += batches[i].batch().tokens.size();
       result.global_tokens += static_cast<uint64_t>(update.tokens);
     }
     if (updates > 0) result.loss /= updates;
@@ -130,49 +112,67 @@ class ReinforceStage final : public Stage {
     return (spec_.prompts() + ranks - 1) / ranks;
   }
 
+  size_t UpdateOf(int64_t group) const { return group % spec_.minibatches(); }
+
   // Groups are dealt to the updates in turn, by their number over all ranks.
-  std::vector<PolicyBatch> MakeBatches(const Rollout& rollout, int64_t* abstained) const {
+  std::vector<PolicyBatch> MakeBatches(const Rollout& rollout,
+                                       std::vector<GroupStanding>* standings,
+                                       int64_t* abstained) const {
     std::vector<PolicyBatch> batches(spec_.minibatches());
     for (const RolloutGroup& group : rollout.groups) {
-      std::vector<double> rewards;
-      std::vector<bool> scored;
+      standings->push_back(batches[UpdateOf(group.index)].Add(group, spec_));
       for (const RolloutTrace& trace : group.traces) {
-        rewards.push_back(trace.score.total());
-        scored.push_back(trace.score.verdict() != v1::VERDICT_ABSTAIN);
         *abstained += trace.score.verdict() == v1::VERDICT_ABSTAIN;
-      }
-      const std::vector<double> advantages = GroupAdvantages(rewards, scored);
-      PolicyBatch& policy = batches[group.index % spec_.minibatches()];
-      for (size_t i = 0; i < group.traces.size(); ++i) {
-        if (advantages[i] == 0 ||
-            !CarriesGradient(group.traces[i], spec_.reward().length_shaping()))
-          continue;
-        AppendTrace(group, group.traces[i].sample, advantages[i], &policy);
       }
     }
     return batches;
   }
 
+  // The tokens that each update's mean is over. With refill_groups, groups are used as often as
+  // fills up their update.
+  std::vector<int64_t> CountTargets(const std::vector<GroupStanding>& standings,
+                                    std::vector<PolicyBatch>* batches) const {
+    std::vector<int64_t> targets;
+    for (size_t update = 0; update < batches->size(); ++update) {
+      std::vector<GroupStanding> groups;
+      for (const GroupStanding& group : standings) {
+        if (UpdateOf(group.index) == update) groups.push_back(group);
+      }
+      std::vector<int64_t> uses(groups.size(), 1);
+      if (spec_.refill_groups()) uses = RefillUses(groups);
+      (*batches)[update].SetUses(groups, uses);
+      int64_t sum = 0;
+      for (size_t i = 0; i < groups.size(); ++i) sum += groups[i].gradient_tokens * uses[i];
+      targets.push_back(sum);
+    }
+    return targets;
+  }
+
   absl::StatusOr<UpdateResult> Update(const PolicyBatch& policy, double learning_rate,
                                       int64_t global_targets, int64_t global_tokens) {
+    std::vector<uint8_t> selected;
+    if (spec_.entropy_share() < 1) {
+      ASSIGN_OR_RETURN(selected, SelectTokens(policy));
+    }
     UpdateRequest request;
-    request.batch = &policy.batch;
-    const ClipRange clip{spec_.clip_low(), spec_.clip_high()};
+    request.batch = &policy.batch();
     request.loss = [&](std::span<const float> logps, std::span<float> dlogps) {
-      double loss = 0;
-      for (const PolicyBatch::Trace& trace : policy.traces) {
-        const size_t count = trace.sample->tokens.size();
-        loss += PolicyLoss(logps.subspan(trace.first_target, count), trace.sample->logps,
-                           trace.advantage, clip, static_cast<double>(global_targets),
-                           dlogps.subspan(trace.first_target, count));
-      }
-      return loss;
+      return policy.Loss(logps, spec_, static_cast<double>(global_targets), selected, dlogps);
     };
     request.aux_scale =
-        static_cast<double>(policy.batch.tokens.size()) / static_cast<double>(global_tokens);
+        static_cast<double>(policy.batch().tokens.size()) / static_cast<double>(global_tokens);
     request.optimizer = &spec_.optimizer();
     request.learning_rate = learning_rate;
     return RunUpdate(state_, request);
+  }
+
+  // The sampled tokens at which the policy, as it is before the update, has the highest entropy.
+  // The pass that finds them is no load of the experts'. (collective)
+  absl::StatusOr<std::vector<uint8_t>> SelectTokens(const PolicyBatch& policy) {
+    std::vector<float> logps, entropies;
+    RETURN_IF_ERROR(state_.model->Forward(policy.batch(), &logps, &entropies));
+    return MarkHighestEntropies(policy.OfSampledTokens(entropies), spec_.entropy_share(),
+                                state_.communicator);
   }
 
   void ReportAbstentions(int64_t count) {

@@ -92,9 +92,10 @@ absl::Status ScoreGroups(RunState& state, const v1::ReinforceStage& spec,
 
 }  // namespace
 
-bool CarriesGradient(const RolloutTrace& trace, v1::LengthShaping shaping) {
+bool CarriesGradient(const RolloutTrace& trace, const v1::ReinforceStage& spec) {
   if (trace.score.verdict() == v1::VERDICT_ABSTAIN || trace.sample.tokens.empty()) return false;
-  return !trace.sample.truncated || shaping == v1::LENGTH_SHAPING_OVERLONG;
+  return !trace.sample.truncated || !spec.overlong_filter() ||
+         spec.reward().length_shaping() == v1::LENGTH_SHAPING_OVERLONG;
 }
 
 absl::StatusOr<Rollout> RunRollout(RunState& state, const v1::ReinforceStage& spec,

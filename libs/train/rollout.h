@@ -29,9 +29,9 @@ struct RolloutTrace {
   v1::Score score;
 };
 
-// False for a trace without verdict, and for one that the length limit cut off unless the reward
-// shapes overlong traces.
-bool CarriesGradient(const RolloutTrace& trace, v1::LengthShaping shaping);
+// False for a trace without verdict, and for one that the length limit cut off when the stage
+// filters those (overlong_filter) and its reward does not shape them (LENGTH_SHAPING_OVERLONG).
+bool CarriesGradient(const RolloutTrace& trace, const v1::ReinforceStage& spec);
 
 struct RolloutGroup {
   int64_t index = 0;  // of the problem within the request, over all ranks
