@@ -40,12 +40,30 @@ absl::Status LoadCheckpoint(Model<float>& model, const std::string& path);
 // contiguous shares.
 ExpertLayout FitLayout(const ExpertLayout& layout, int rank_count);
 
-// Newest complete checkpoint ("step-00000042") in `directory`, or "" when there is none; partial
-// ones are skipped.
+// "step-00000042"; a second one of the same step is "step-00000042.2".
+std::string CheckpointName(uint64_t step, uint64_t revision = 1);
+// Path in `directory` for a new checkpoint of `step`: after all of that step which are there.
+std::string NextCheckpointPath(const std::string& directory, uint64_t step);
+// Whether `path` lies directly in `directory` under the name of a checkpoint; it need not exist.
+bool IsCheckpointPath(const std::string& directory, const std::string& path);
+
+// Newest complete checkpoint in `directory`, or "" when there is none; partial ones are skipped.
 std::string NewestCheckpoint(const std::string& directory);
-std::string CheckpointName(uint64_t step);
-// Removes all but the newest `keep` complete ones, and leftovers of interrupted writes older than
-// the newest.
-absl::Status PruneCheckpoints(const std::string& directory, int keep);
+
+// A pinned checkpoint is passed over by PruneCheckpoints until it is unpinned. The pin is a synced
+// file in the checkpoint's folder, so it outlives processes. Both are idempotent; to unpin what is
+// gone is no error.
+absl::Status PinCheckpoint(const std::string& path);
+absl::Status UnpinCheckpoint(const std::string& path);
+bool IsPinned(const std::string& path);
+
+// Removes all but the newest `keep` complete ones, older ones of the same step, and leftovers of
+// interrupted writes older than the newest. Those pinned, and those newer than `present` (when
+// given), are neither counted nor removed.
+absl::Status PruneCheckpoints(const std::string& directory, int keep,
+                              const std::string& present = "");
+// Removes those newer than `present`, pinned or not: a run that went back to it has left the course
+// on which they were written.
+absl::Status RemoveNewerCheckpoints(const std::string& directory, const std::string& present);
 
 }  // namespace espalier::model

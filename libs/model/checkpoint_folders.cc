@@ -1,13 +1,16 @@
-// The checkpoints of a run in their folder: names, the newest, which may go; and how experts spread
-// over other ranks.
+// The checkpoints of a run in their folder: names, the newest, pins, which may go; and how experts
+// spread over other ranks.
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <system_error>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "libs/base/status_macros.h"
 #include "libs/model/checkpoint.h"
 #include "libs/model/checkpoint_io.h"
 
@@ -17,12 +20,17 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kPrefix = "step-", kAside = ".tmp";
+constexpr char kPinName[] = "pinned";
 
-// A folder "step-N", or "step-N.tmp" of an interrupted write or removal.
+// A folder "step-N" or "step-N.R", or one of these with ".tmp" of an interrupted write or removal.
 struct Found {
-  uint64_t step = 0;
+  uint64_t step = 0, revision = 1;
   bool aside = false;
   std::string path;
+
+  bool IsNewerThan(const Found& other) const {
+    return std::tie(step, revision) > std::tie(other.step, other.revision);
+  }
 };
 
 bool ParseName(std::string_view name, Found* found) {
@@ -32,7 +40,17 @@ bool ParseName(std::string_view name, Found* found) {
   if (found->aside) name.remove_suffix(kAside.size());
   const char* end = name.data() + name.size();
   const auto [stop, error] = std::from_chars(name.data(), end, found->step);
-  return error == std::errc() && stop == end;
+  if (error != std::errc()) return false;
+  if (stop == end) return true;
+  if (*stop != '.') return false;
+  const auto revision = std::from_chars(stop + 1, end, found->revision);
+  return revision.ec == std::errc() && revision.ptr == end && found->revision > 1;
+}
+
+std::optional<Found> ParsePath(const std::string& path) {
+  Found found{.path = path};
+  if (!ParseName(fs::path(path).filename().string(), &found) || found.aside) return std::nullopt;
+  return found;
 }
 
 // Newest first.
@@ -44,7 +62,7 @@ std::vector<Found> ListCheckpoints(const std::string& directory) {
     if (ParseName(it->path().filename().string(), &found)) list.push_back(std::move(found));
   }
   std::sort(list.begin(), list.end(),
-            [](const Found& a, const Found& b) { return a.step > b.step; });
+            [](const Found& a, const Found& b) { return a.IsNewerThan(b); });
   return list;
 }
 
@@ -76,7 +94,23 @@ int RanksUsed(const ExpertLayout& layout) {
 
 }  // namespace
 
-std::string CheckpointName(uint64_t step) { return absl::StrFormat("step-%08d", step); }
+std::string CheckpointName(uint64_t step, uint64_t revision) {
+  const std::string name = absl::StrFormat("step-%08d", step);
+  return revision == 1 ? name : absl::StrFormat("%s.%d", name, revision);
+}
+
+std::string NextCheckpointPath(const std::string& directory, uint64_t step) {
+  uint64_t revision = 1;
+  for (const Found& found : ListCheckpoints(directory)) {
+    if (found.step == step && !found.aside) revision = std::max(revision, found.revision + 1);
+  }
+  return (fs::path(directory) / CheckpointName(step, revision)).string();
+}
+
+bool IsCheckpointPath(const std::string& directory, const std::string& path) {
+  const auto plain = [](const fs::path& any) { return fs::absolute(any).lexically_normal(); };
+  return ParsePath(path).has_value() && plain(path).parent_path() == plain(directory);
+}
 
 std::string NewestCheckpoint(const std::string& directory) {
   for (const Found& found : ListCheckpoints(directory)) {
@@ -85,17 +119,52 @@ std::string NewestCheckpoint(const std::string& directory) {
   return "";
 }
 
-absl::Status PruneCheckpoints(const std::string& directory, int keep) {
+absl::Status PinCheckpoint(const std::string& path) {
+  if (IsPinned(path)) return SyncFolder(path);
+  RETURN_IF_ERROR(WriteSyncedFile(path + "/" + kPinName, ""));
+  return SyncFolder(path);
+}
+
+absl::Status UnpinCheckpoint(const std::string& path) {
+  std::error_code error;
+  const bool removed = fs::remove(path + "/" + kPinName, error);
+  if (error) return SystemError("cannot unpin checkpoint", path, error.value());
+  return removed ? SyncFolder(path) : absl::OkStatus();
+}
+
+bool IsPinned(const std::string& path) {
+  std::error_code error;
+  return fs::exists(path + "/" + kPinName, error);
+}
+
+absl::Status PruneCheckpoints(const std::string& directory, int keep, const std::string& present) {
   if (keep < 1) return absl::InvalidArgumentError("keep at least one checkpoint");
+  const std::optional<Found> newest = ParsePath(present);
   int kept = 0;
+  std::optional<uint64_t> last_step;  // of what was kept last
   absl::Status first;
   for (const Found& found : ListCheckpoints(directory)) {
+    if (newest.has_value() && found.IsNewerThan(*newest)) continue;
+    if (!found.aside && IsPinned(found.path)) continue;
     // What is newer than the newest complete one may be a write in progress, or evidence: it stays.
-    if (kept < keep && IsComplete(found)) {
+    if (kept < keep && found.step != last_step && IsComplete(found)) {
       ++kept;
-    } else if (kept == keep || (kept > 0 && found.aside)) {
+      last_step = found.step;
+    } else if (kept == keep || found.step == last_step || (kept > 0 && found.aside)) {
       first.Update(Remove(found));
     }
+  }
+  return first;
+}
+
+absl::Status RemoveNewerCheckpoints(const std::string& directory, const std::string& present) {
+  const std::optional<Found> newest = ParsePath(present);
+  if (!newest.has_value()) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s is not named as a checkpoint", present));
+  }
+  absl::Status first;
+  for (const Found& found : ListCheckpoints(directory)) {
+    if (found.IsNewerThan(*newest)) first.Update(Remove(found));
   }
   return first;
 }

@@ -1,5 +1,5 @@
-// A step may be saved twice with different contents (a command came after it): the newer takes the
-// name, and the older one keeps existing under another until the newer is complete.
+// A step may be saved twice with different contents (a command came after it): the newer takes a
+// name of its own, so that at every moment the older one is there until the newer is complete.
 #include "libs/train/checkpointer.h"
 
 #include <filesystem>
@@ -15,12 +15,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-absl::Status Rename(const std::string& from, const std::string& to) {
+absl::Status MakeFolder(const std::string& directory) {
   std::error_code error;
-  fs::rename(from, to, error);
+  fs::create_directories(directory, error);
   if (!error) return absl::OkStatus();
-  return absl::InternalError(
-      absl::StrCat("cannot rename ", from, " to ", to, ": ", error.message()));
+  return absl::FailedPreconditionError(
+      absl::StrCat("cannot create ", directory, ": ", error.message(),
+                   "; set checkpoints.directory or --data-root to a writable folder"));
 }
 
 }  // namespace
@@ -56,53 +57,93 @@ absl::Status ProgressFromJson(const std::string& text, Progress* progress) {
   return absl::OkStatus();
 }
 
-std::string Checkpointer::Fingerprint() const {
-  return absl::StrCat(state_.progress.step, "/", state_.progress.last_applied_sequence, "/",
-                      ProgressToJson(state_.progress));
+std::string Checkpointer::Directory() const {
+  return (fs::path(RunDirectory(state_)) / "checkpoints").string();
+}
+
+bool Checkpointer::IsOwn(const std::string& path) const {
+  return model::IsCheckpointPath(Directory(), path);
+}
+
+void Checkpointer::NotePresent(const std::string& path) {
+  present_ = {path, absl::StrCat(state_.progress.step, "/", ProgressToJson(state_.progress)),
+              state_.progress.last_applied_sequence, state_.model->layout()};
 }
 
 void Checkpointer::NoteLoaded(const std::string& path) {
-  written_path_ = path;
-  written_fingerprint_ = Fingerprint();
+  NotePresent(path);
+  went_back_ = IsOwn(path);
 }
 
-absl::StatusOr<std::string> Checkpointer::Write() {
-  if (!written_path_.empty() && written_fingerprint_ == Fingerprint()) return written_path_;
-  const fs::path directory = fs::path(RunDirectory(state_)) / "checkpoints";
-  const std::string path = (directory / model::CheckpointName(state_.progress.step)).string();
-  RETURN_IF_ERROR(WriteAside(path));
-  written_path_ = path;
-  written_fingerprint_ = Fingerprint();
+bool Checkpointer::Holds(CheckpointKeep keep) const {
+  if (present_.path.empty() || !(present_.layout == state_.model->layout()) ||
+      present_.progress !=
+          absl::StrCat(state_.progress.step, "/", ProgressToJson(state_.progress))) {
+    return false;
+  }
+  // Commands that it lacks are repeated by who resumes from it; a stop must not be.
+  return keep == CheckpointKeep::kPinned
+             ? IsOwn(present_.path)
+             : present_.last_applied_sequence == state_.progress.last_applied_sequence;
+}
+
+absl::StatusOr<std::string> Checkpointer::Write(CheckpointKeep keep) {
+  const bool written = !Holds(keep);
+  if (written) {
+    RETURN_IF_ERROR(WriteNew());
+  }
+  if (keep == CheckpointKeep::kPinned) {
+    // Before the rotation, which would else be free to take it.
+    const absl::Status pinned =
+        state_.root() ? model::PinCheckpoint(present_.path) : absl::OkStatus();
+    RETURN_IF_ERROR(AgreeStatus(state_.communicator, pinned));
+  }
+  if (!written) return present_.path;
+  RETURN_IF_ERROR(Rotate());
+  SendEvent(
+      state_, v1::EVENT_SEVERITY_INFO, "checkpoint_written",
+      absl::StrCat("Checkpoint of step ", state_.progress.step, " written to ", present_.path),
+      {{"path", present_.path}, {"step", absl::StrCat(state_.progress.step)}});
+  return present_.path;
+}
+
+absl::Status Checkpointer::Unpin(const std::string& path) {
+  if (!IsOwn(path)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "checkpoint.unpin: ", path, " is not a checkpoint of this run; name one in ", Directory()));
+  }
+  const absl::Status unpinned =
+      state_.root()
+          ? model::UnpinCheckpoint((fs::path(Directory()) / fs::path(path).filename()).string())
+          : absl::OkStatus();
+  RETURN_IF_ERROR(AgreeStatus(state_.communicator, unpinned));
+  return Rotate();
+}
+
+absl::Status Checkpointer::Rotate() {
   absl::Status pruned;
   if (state_.root()) {
-    pruned = model::PruneCheckpoints(directory.string(),
-                                     static_cast<int>(state_.spec.checkpoints().keep()));
+    // What the run stands on is never counted out by checkpoints of a course that it has left.
+    pruned =
+        model::PruneCheckpoints(Directory(), static_cast<int>(state_.spec.checkpoints().keep()),
+                                IsOwn(present_.path) ? present_.path : "");
   }
-  RETURN_IF_ERROR(AgreeStatus(state_.communicator, pruned));
-  SendEvent(state_, v1::EVENT_SEVERITY_INFO, "checkpoint_written",
-            absl::StrCat("Checkpoint of step ", state_.progress.step, " written to ", path),
-            {{"path", path}, {"step", absl::StrCat(state_.progress.step)}});
-  return path;
+  return AgreeStatus(state_.communicator, pruned);
 }
 
-absl::Status Checkpointer::WriteAside(const std::string& path) {
-  const std::string superseded = absl::StrCat(path, ".superseded");
+absl::Status Checkpointer::WriteNew() {
+  std::string path;
   absl::Status prepared;
-  bool moved = false;
   if (state_.root()) {
-    std::error_code error;
-    fs::create_directories(fs::path(path).parent_path(), error);
-    if (error) {
-      prepared = absl::FailedPreconditionError(absl::StrCat(
-          "cannot create ", fs::path(path).parent_path().string(), ": ", error.message(),
-          "; set checkpoints.directory or --data-root to a writable folder"));
-    } else if (fs::exists(path, error)) {
-      fs::remove_all(superseded, error);
-      prepared = Rename(path, superseded);
-      moved = prepared.ok();
+    prepared = MakeFolder(Directory());
+    if (prepared.ok() && went_back_) {
+      prepared = model::RemoveNewerCheckpoints(Directory(), present_.path);
     }
+    path = model::NextCheckpointPath(Directory(), state_.progress.step);
   }
   RETURN_IF_ERROR(AgreeStatus(state_.communicator, prepared));
+  RETURN_IF_ERROR(state_.communicator.Broadcast(0, &path));
+  went_back_ = false;
   model::CheckpointState checkpoint;
   checkpoint.config = state_.model->config();
   checkpoint.layout = state_.model->layout();
@@ -111,20 +152,13 @@ absl::Status Checkpointer::WriteAside(const std::string& path) {
   checkpoint.tokenizer_json = state_.data.tokenizer_json;
   checkpoint.trainer_json = ProgressToJson(state_.progress);
   const absl::Status written = model::WriteCheckpoint(*state_.model, checkpoint, path);
-  if (moved) {
-    std::error_code error;
-    if (written.ok()) {
-      fs::remove_all(superseded, error);
-    } else {
-      fs::rename(superseded, path, error);
-    }
-  }
-  if (!written.ok() && !IsLinkError(written)) return MarkAgreed(written);
-  return written;
+  if (!written.ok()) return IsLinkError(written) ? written : MarkAgreed(written);
+  NotePresent(path);
+  return absl::OkStatus();
 }
 
 absl::Status Checkpointer::WriteOrReport() {
-  const absl::Status status = Write().status();
+  const absl::Status status = Write(CheckpointKeep::kInRotation).status();
   if (status.ok() || IsLinkError(status)) return status;
   SendEvent(state_, v1::EVENT_SEVERITY_ERROR, "checkpoint_failed",
             absl::StrCat("Checkpoint of step ", state_.progress.step, " was not written: ",

@@ -6,8 +6,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "google/protobuf/message.h"
+#include "google/protobuf/unknown_field_set.h"
 #include "libs/base/status_macros.h"
 #include "libs/model/export.h"
+#include "libs/observe/log.h"
 #include "libs/train/exchange.h"
 #include "libs/train/layout.h"
 
@@ -23,9 +26,16 @@ google::protobuf::Duration ToProto(absl::Duration duration) {
   return proto;
 }
 
+// The field that an action unknown to this worker came in: all that can be said of it.
+std::string ActionName(const v1::Command& command) {
+  const auto& unknown = command.GetReflection()->GetUnknownFields(command);
+  if (unknown.empty()) return "no action";
+  return absl::StrCat("an action (field ", unknown.field(0).number(), ")");
+}
+
 // Into the ack when the run can go on, else out.
 absl::Status AckError(const absl::Status& status, v1::CommandAck* ack) {
-  if (IsLinkError(status)) return status;
+  if (status.ok() || IsLinkError(status)) return status;
   ack->set_error(std::string(status.message()));
   return absl::OkStatus();
 }
@@ -55,7 +65,8 @@ absl::Status CommandRunner::LearnHistory() {
     if (!command.has_applied_step()) continue;
     v1::Command* known = history.add_commands();
     known->set_sequence(command.sequence());
-    known->set_applied_step(command.applied_step());
+    // What was revoked changes nothing, so nothing behind it need wait for the step it stood at.
+    known->set_applied_step(command.has_revoked() ? 0 : command.applied_step());
   }
   std::string bytes = history.SerializeAsString();
   RETURN_IF_ERROR(state_.communicator.Broadcast(0, &bytes));
@@ -113,7 +124,11 @@ absl::StatusOr<bool> CommandRunner::ApplyPending(uint64_t agreed, Stage& stage) 
     ack.set_sequence(command.sequence());
     ack.set_step(state_.progress.step);
     const absl::Time start = absl::Now();
-    RETURN_IF_ERROR(Apply(command, stage, &ack));
+    if (const absl::Status known = AgreeOnAction(command); known.ok()) {
+      RETURN_IF_ERROR(Apply(command, stage, &ack));
+    } else {
+      RETURN_IF_ERROR(AckError(known, &ack));
+    }
     if (command.action_case() != v1::Command::kResume)
       *ack.mutable_pause() = ToProto(absl::Now() - start);
     const std::string error = ack.error();
@@ -141,13 +156,29 @@ v1::Command CommandRunner::Fetch(uint64_t sequence) const {
   return state_.controller.GetCommand(sequence);
 }
 
+absl::Status CommandRunner::AgreeOnAction(const v1::Command& command) {
+  if (command.action_case() != v1::Command::ACTION_NOT_SET) {
+    return AgreeStatus(state_.communicator, absl::OkStatus());
+  }
+  // Workers of several versions may share a run: what one does not know, none does.
+  return AgreeStatus(state_.communicator,
+                     absl::UnimplementedError(absl::StrCat(
+                         "command ", command.sequence(), " has ", ActionName(command),
+                         " that rank ", state_.communicator.rank(),
+                         "'s worker does not know; update the workers to the coordinator's "
+                         "version")));
+}
+
 absl::Status CommandRunner::Apply(const v1::Command& command, Stage& stage, v1::CommandAck* ack) {
   switch (command.action_case()) {
     case v1::Command::kSetLayout:
       return SetLayout(command.set_layout(), stage, ack);
     case v1::Command::kStop:
+      return Checkpoint({}, ack);
     case v1::Command::kCheckpoint:
-      return WriteCheckpoint(ack);
+      return Checkpoint(command.checkpoint(), ack);
+    case v1::Command::kEvaluate:
+      return Evaluate(stage, ack);
     case v1::Command::kPause:
       if (!paused_) paused_at_ = absl::Now();
       paused_ = true;
@@ -158,12 +189,12 @@ absl::Status CommandRunner::Apply(const v1::Command& command, Stage& stage, v1::
       return absl::OkStatus();
     case v1::Command::kExport:
       return Export(command.export_().directory(), ack);
+    case v1::Command::kRevoked:
+      return absl::OkStatus();
     case v1::Command::ACTION_NOT_SET:
       break;
   }
-  ack->set_error(absl::StrCat("command ", command.sequence(),
-                              " has no action that this worker knows; update the workers"));
-  return absl::OkStatus();
+  LOG(FATAL) << "command without an action: " << command.ShortDebugString();
 }
 
 absl::Status CommandRunner::SetLayout(const v1::ExpertLayout& order, Stage& stage,
@@ -172,7 +203,8 @@ absl::Status CommandRunner::SetLayout(const v1::ExpertLayout& order, Stage& stag
   const auto layout =
       ResolveLayout(state_.model->config(), before, order, state_.communicator.size());
   if (!layout.ok()) return AckError(layout.status(), ack);
-  const bool measured = ChoiceDiffers(before, *layout);
+  // Experts that were masked before they go leave the function as it is, which is worth a look.
+  const bool measured = ChoiceDiffers(before, *layout) || RemovesExperts(before, *layout);
   if (measured) {
     ASSIGN_OR_RETURN(const double loss, stage.HeldoutLoss());
     if (state_.root()) ack->set_heldout_loss_before(loss);
@@ -193,8 +225,25 @@ absl::Status CommandRunner::SetLayout(const v1::ExpertLayout& order, Stage& stag
   return absl::OkStatus();
 }
 
-absl::Status CommandRunner::WriteCheckpoint(v1::CommandAck* ack) {
-  const auto path = checkpointer_.Write();
+absl::Status CommandRunner::Evaluate(Stage& stage, v1::CommandAck* ack) {
+  ASSIGN_OR_RETURN(const double loss, stage.HeldoutLoss());
+  if (state_.root()) ack->set_heldout_loss_after(loss);
+  return absl::OkStatus();
+}
+
+absl::Status CommandRunner::Checkpoint(const v1::CheckpointAction& order, v1::CommandAck* ack) {
+  if (!order.unpin().empty()) {
+    if (order.pin()) {
+      ack->set_error(
+          absl::StrCat("checkpoint: pin, and unpin ", order.unpin(), "; ask for one of them"));
+      return absl::OkStatus();
+    }
+    RETURN_IF_ERROR(AckError(checkpointer_.Unpin(order.unpin()), ack));
+    if (ack->error().empty()) ack->set_path(order.unpin());
+    return absl::OkStatus();
+  }
+  const auto path =
+      checkpointer_.Write(order.pin() ? CheckpointKeep::kPinned : CheckpointKeep::kInRotation);
   if (!path.ok()) return AckError(path.status(), ack);
   ack->set_path(*path);
   return absl::OkStatus();

@@ -39,17 +39,21 @@ class CommandRunner {
   absl::StatusOr<bool> ApplyPending(uint64_t agreed, Stage& stage);
   absl::StatusOr<uint64_t> WaitInPause();
   v1::Command Fetch(uint64_t sequence) const;
+  // OK when every rank knows what `command` asks for; else the same error on all. (collective)
+  absl::Status AgreeOnAction(const v1::Command& command);
 
   // Each fills the ack; an error of the command itself goes into it, a returned one ends the run.
   absl::Status Apply(const v1::Command& command, Stage& stage, v1::CommandAck* ack);
   absl::Status SetLayout(const v1::ExpertLayout& order, Stage& stage, v1::CommandAck* ack);
-  absl::Status WriteCheckpoint(v1::CommandAck* ack);
+  absl::Status Evaluate(Stage& stage, v1::CommandAck* ack);
+  absl::Status Checkpoint(const v1::CheckpointAction& order, v1::CommandAck* ack);
   absl::Status Export(const std::string& directory, v1::CommandAck* ack);
 
   RunState& state_;
   Checkpointer& checkpointer_;
   Reporter& reporter_;
-  std::map<uint64_t, uint64_t> applied_steps_;  // of commands that were applied before
+  // Steps that commands were applied after before; 0 for those revoked since, which wait for none.
+  std::map<uint64_t, uint64_t> applied_steps_;
   bool paused_ = false;
   absl::Time paused_at_;
 };

@@ -82,4 +82,11 @@ bool ChoiceDiffers(const model::ExpertLayout& a, const model::ExpertLayout& b) {
   return false;
 }
 
+bool RemovesExperts(const model::ExpertLayout& a, const model::ExpertLayout& b) {
+  for (size_t i = 0; i < a.layers.size(); ++i) {
+    if (b.layers[i].ids.size() < a.layers[i].ids.size()) return true;
+  }
+  return false;
+}
+
 }  // namespace espalier::train

@@ -17,4 +17,7 @@ absl::StatusOr<model::ExpertLayout> ResolveLayout(const model::ModelConfig& conf
 // True when the two differ in which experts the router may choose.
 bool ChoiceDiffers(const model::ExpertLayout& a, const model::ExpertLayout& b);
 
+// True when experts of `a` are gone in `b`.
+bool RemovesExperts(const model::ExpertLayout& a, const model::ExpertLayout& b);
+
 }  // namespace espalier::train

@@ -3,92 +3,16 @@
 // losses, are compared.
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
+#include <string>
 
 #include "gtest/gtest.h"
 #include "libs/model/checkpoint.h"
-#include "tests/integration/train_harness.h"
+#include "tests/integration/train_commands_fixture.h"
 
 namespace espalier::train {
 namespace {
-
-v1::Command NewCommand(uint64_t sequence) {
-  v1::Command command;
-  command.set_sequence(sequence);
-  return command;
-}
-
-v1::Command SetLayout(uint64_t sequence, const v1::ExpertLayout& layout) {
-  v1::Command command = NewCommand(sequence);
-  *command.mutable_set_layout() = layout;
-  return command;
-}
-
-v1::Command Stop(uint64_t sequence) {
-  v1::Command command = NewCommand(sequence);
-  command.mutable_stop();
-  return command;
-}
-
-v1::Command Pause(uint64_t sequence) {
-  v1::Command command = NewCommand(sequence);
-  command.mutable_pause();
-  return command;
-}
-
-v1::Command Resume(uint64_t sequence) {
-  v1::Command command = NewCommand(sequence);
-  command.mutable_resume();
-  return command;
-}
-
-v1::Command Checkpoint(uint64_t sequence) {
-  v1::Command command = NewCommand(sequence);
-  command.mutable_checkpoint();
-  return command;
-}
-
-v1::Command Export(uint64_t sequence, const std::string& directory) {
-  v1::Command command = NewCommand(sequence);
-  command.mutable_export_()->set_directory(directory);
-  return command;
-}
-
-// Expert 1 goes everywhere, and what stays changes its rank.
-v1::ExpertLayout Pruned(int ranks) {
-  const int last = ranks - 1;
-  return MakeLayout({{{0, 2, 3, 4, 5}, {last, 0, last, 0, 0}}, {{0, 2, 3, 5}, {0, last, 0, last}}});
-}
-
-class TrainCommands : public ::testing::Test {
- protected:
-  TrainCommands() {
-    WriteCorpus(folder_.path());
-    request_.ranks = 2;
-    request_.spec = TinySpec();
-    request_.data_root = folder_.path();
-    AddPretrain(&request_.spec, 10)->set_eval_every(0);
-  }
-
-  // Every rank holds everything up to `sequence` once it reported `step`.
-  void ArriveEverywhere(uint64_t step, uint64_t sequence) {
-    for (int rank = 0; rank < request_.ranks; ++rank) {
-      request_.plan.after_report[{rank, step}] = sequence;
-    }
-  }
-
-  // The step that all ranks acked `sequence` with.
-  static uint64_t AgreedStep(const RunRecord& run, uint64_t sequence) {
-    const uint64_t step = run.AckOf(0, sequence).step();
-    for (size_t rank = 1; rank < run.ranks.size(); ++rank) {
-      EXPECT_EQ(run.AckOf(static_cast<int>(rank), sequence).step(), step) << "rank " << rank;
-    }
-    return step;
-  }
-
-  TempFolder folder_;
-  RunRequest request_;
-};
 
 TEST_F(TrainCommands, InvalidLayoutsAreRefusedAndChangeNothing) {
   const RunRecord plain = RunOnRanks(request_);
@@ -333,16 +257,74 @@ TEST_F(TrainCommands, AssignedCommandsThatNobodyAppliedAreNew) {
   EXPECT_EQ(AgreedStep(run, 2), 3u);  // held from the start, but the order is total
 }
 
-TEST_F(TrainCommands, ASecondCheckpointOfOneStepTakesTheFirstOnesPlace) {
-  request_.plan.commands = {Checkpoint(1), SetLayout(2, Pruned(2)), Checkpoint(3)};
-  ArriveEverywhere(2, 3);
+// An action of a field that this worker was built without.
+v1::Command FromTheFuture(uint64_t sequence, uint8_t field) {
+  v1::Command command;
+  std::string bytes = NewCommand(sequence).SerializeAsString();
+  const int tag = field << 3 | 2;  // length-delimited
+  bytes += {static_cast<char>((tag & 0x7f) | 0x80), static_cast<char>(tag >> 7), '\0'};
+  EXPECT_TRUE(command.ParseFromString(bytes));
+  return command;
+}
+
+TEST_F(TrainCommands, AnActionFromANewerCoordinatorIsAnErrorThatNamesIt) {
+  request_.plan.commands = {FromTheFuture(1, 30), Checkpoint(2)};
+  ArriveEverywhere(2, 2);
   const RunRecord run = RunOnRanks(request_);
   ASSERT_TRUE(run.Ok());
-  EXPECT_EQ(run.AckOf(0, 1).path(), run.AckOf(0, 3).path());
-  const auto state = model::ReadCheckpointState(run.AckOf(0, 3).path());
-  ASSERT_TRUE(state.ok()) << state.status();
-  EXPECT_EQ(state->last_applied_sequence, 3u);
-  EXPECT_EQ(state->layout.layers[1].ids.size(), 4u);
+  for (int rank = 0; rank < 2; ++rank) {
+    const std::string error = run.AckOf(rank, 1).error();
+    EXPECT_NE(error.find("field 30"), std::string::npos) << error;
+    EXPECT_NE(error.find("update the workers"), std::string::npos) << error;
+    EXPECT_EQ(run.AckOf(rank, 2).error(), "");  // and the order goes on
+  }
+  EXPECT_EQ(AgreedStep(run, 1), 3u);
+}
+
+TEST_F(TrainCommands, AnActionThatOneRankDoesNotKnowIsDoneByNone) {
+  const RunRecord plain = RunOnRanks(request_);
+  request_.run_id = "mixed";
+  request_.plan.commands = {SetLayout(1, Pruned(2))};
+  request_.plan.seen_otherwise[{1, 1}] = FromTheFuture(1, 30);
+  ArriveEverywhere(2, 1);
+  const RunRecord run = RunOnRanks(request_);
+  ASSERT_TRUE(plain.Ok() && run.Ok());
+  EXPECT_EQ(run.AckOf(0, 1).error(), run.AckOf(1, 1).error());
+  EXPECT_NE(run.AckOf(0, 1).error().find("rank 1"), std::string::npos) << run.AckOf(0, 1).error();
+  EXPECT_EQ(run.Losses(), plain.Losses());
+}
+
+TEST_F(TrainCommands, EvaluateMeasuresTheModelOfItsStep) {
+  AddFinetune(&request_.spec, 4)->set_eval_every(2);
+  request_.spec.mutable_stages(0)->mutable_pretrain()->set_eval_every(4);
+  request_.plan.commands = {Evaluate(1), Evaluate(2), Evaluate(3)};
+  ArriveEverywhere(3, 1);
+  ArriveEverywhere(4, 2);
+  ArriveEverywhere(11, 3);
+  const RunRecord run = RunOnRanks(request_);
+  ASSERT_TRUE(run.Ok());
+  const auto regular = run.HeldoutLosses();
+  for (const auto& [sequence, step] : std::map<uint64_t, uint64_t>{{1, 4}, {2, 5}, {3, 12}}) {
+    EXPECT_EQ(AgreedStep(run, sequence), step);
+    EXPECT_EQ(run.AckOf(0, sequence).error(), "");
+    EXPECT_FALSE(run.AckOf(0, sequence).has_heldout_loss_before());
+    EXPECT_FALSE(run.AckOf(1, sequence).has_heldout_loss_after());
+  }
+  EXPECT_EQ(run.AckOf(0, 1).heldout_loss_after(), regular.at(4));
+  EXPECT_NE(run.AckOf(0, 2).heldout_loss_after(), regular.at(4));
+  EXPECT_EQ(run.AckOf(0, 3).heldout_loss_after(), regular.at(12));
+  EXPECT_EQ(regular.count(5), 0u);  // the ack alone has it
+}
+
+TEST_F(TrainCommands, EvaluateInReinforcementMeasuresHeldoutTraces) {
+  request_.spec.clear_stages();
+  AddReinforce(&request_.spec, 3);
+  request_.plan.commands = {Evaluate(1)};
+  ArriveEverywhere(1, 1);
+  const RunRecord run = RunOnRanks(request_);
+  ASSERT_TRUE(run.Ok());
+  EXPECT_EQ(run.AckOf(0, 1).error(), "");
+  EXPECT_GT(run.AckOf(0, 1).heldout_loss_after(), 0.0);
 }
 
 }  // namespace

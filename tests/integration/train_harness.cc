@@ -22,6 +22,8 @@ uint64_t MemoryController::HighestContiguousSequence() const {
 }
 
 v1::Command MemoryController::GetCommand(uint64_t sequence) const {
+  const auto otherwise = plan_.seen_otherwise.find({rank_, sequence});
+  if (otherwise != plan_.seen_otherwise.end()) return otherwise->second;
   for (const v1::Command& command : plan_.commands) {
     if (command.sequence() == sequence) return command;
   }

@@ -27,6 +27,8 @@ struct CommandPlan {
   std::map<std::pair<int, uint64_t>, uint64_t> after_report;
   // Once a rank has acked the command `first`, it holds those up to `second`.
   std::map<uint64_t, uint64_t> after_ack;
+  // What a rank holds instead of a command, by (rank, sequence).
+  std::map<std::pair<int, uint64_t>, v1::Command> seen_otherwise;
   // The rank is told to leave once it has reported this step; 0 never.
   uint64_t cancel_after_step = 0;
   // Likewise once it has acked this command.
