@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "libs/reward/series.h"
+
 namespace espalier::reward {
 namespace {
 
@@ -15,8 +17,8 @@ bool IsInteger(const mpq_class& value) { return value.get_den() == 1; }
 
 class Evaluator {
  public:
-  Evaluator(const Expression& expression, Budget* budget)
-      : expression_(expression), budget_(budget) {}
+  Evaluator(const Expression& expression, Budget* budget, const Bindings& bindings)
+      : expression_(expression), budget_(budget), bindings_(bindings) {}
 
   Outcome Run(int index, mpq_class* value) {
     if (!budget_->Spend()) return Outcome::kBudget;
@@ -25,6 +27,11 @@ class Evaluator {
       case Kind::kNumber:
         *value = node.value;
         return Outcome::kValue;
+      case Kind::kSymbol:
+        for (const auto& [name, bound] : bindings_) {
+          if (name == node.name) return *value = bound, Outcome::kValue;
+        }
+        return Outcome::kNot;
       case Kind::kSum:
       case Kind::kProduct:
         return Fold(node, value);
@@ -45,7 +52,7 @@ class Evaluator {
         return outcome;
       }
       case Kind::kFunction:
-        return Function(node, value);
+        return Function(index, node, value);
       default:
         return Outcome::kNot;
     }
@@ -142,10 +149,26 @@ class Evaluator {
     return Outcome::kValue;
   }
 
-  Outcome Function(const Node& node, mpq_class* value) {
+  Outcome DoubleFactorial(const Node& node, mpq_class* value) {
+    mpq_class n;
+    const Outcome outcome = Run(node.children[0], &n);
+    if (outcome != Outcome::kValue) return outcome;
+    if (!IsInteger(n) || n < 0) return Outcome::kNot;
+    if (n > 5000 || !Fits(n.get_num().get_si() * 6)) return Outcome::kBudget;
+    mpz_class result;
+    mpz_2fac_ui(result.get_mpz_t(), n.get_num().get_ui());
+    *value = result;
+    return Outcome::kValue;
+  }
+
+  Outcome Function(int index, const Node& node, mpq_class* value) {
     const std::string& name = node.name;
     const bool root = name == "root" && node.children.size() == 2;
-    if (name == "binom" && node.children.size() == 2) return Binomial(node, value);
+    if (name == "binom" && node.children.size() == 2) return Binomial(node, false, value);
+    if (name == "permutations" && node.children.size() == 2) return Binomial(node, true, value);
+    if (name == "sum" || name == "prod") return AddUp(index, value);
+    if (name == "doublefactorial") return DoubleFactorial(node, value);
+    if (name == "log" || name == "lg" || name == "ln") return Logarithm(node, value);
     const bool one = node.children.size() == 1;
     if (name == "max" || name == "min" || name == "gcd" || name == "lcm")
       return Extreme(node, value);
@@ -169,13 +192,81 @@ class Evaluator {
     return Root(argument, degree.get_num().get_si(), value);
   }
 
-  Outcome Binomial(const Node& node, mpq_class* value) {
+  // Term by term; longer sums are left to their closed forms.
+  Outcome AddUp(int index, mpq_class* value) {
+    const auto series = ReadSeries(expression_, index);
+    if (!series || series->infinite) return Outcome::kNot;
+    mpq_class lower, upper;
+    Outcome outcome = Run(series->lower, &lower);
+    if (outcome == Outcome::kValue) outcome = Run(series->upper, &upper);
+    if (outcome != Outcome::kValue) return outcome;
+    if (!IsInteger(lower) || !IsInteger(upper) || upper - lower >= kTermsMax) return Outcome::kNot;
+    *value = series->sum ? 0 : 1;
+    bindings_.emplace_back(series->index, lower);
+    const size_t slot = bindings_.size() - 1;
+    for (mpq_class k = lower; k <= upper && outcome == Outcome::kValue; k += 1) {
+      bindings_[slot].second = k;
+      mpq_class term;
+      outcome = Run(series->body, &term);
+      if (outcome != Outcome::kValue) break;
+      // A sum of fractions grows at every step, and so does the work.
+      if (!Fits(Bits(*value) + Bits(term)) || !budget_->Spend(4 + Bits(*value) / 64)) {
+        outcome = Outcome::kBudget;
+      } else if (series->sum) {
+        *value += term;
+      } else {
+        *value *= term;
+      }
+    }
+    bindings_.pop_back();
+    return outcome;
+  }
+
+  // log_b x = n / d when b^n = x^d for small n and d.
+  Outcome Logarithm(const Node& node, mpq_class* value) {
+    if (node.name == "ln") {
+      const Node& of = expression_.at(node.children[0]);
+      if (of.kind == Kind::kEuler) return *value = 1, Outcome::kValue;
+      if (of.kind == Kind::kPower && expression_.at(of.children[0]).kind == Kind::kEuler)
+        return Run(of.children[1], value);
+      if (of.kind == Kind::kNumber && of.value == 1) return *value = 0, Outcome::kValue;
+      return Outcome::kNot;
+    }
+    mpq_class of, base = 10;
+    if (node.children.size() == 1 && node.name == "log") return Outcome::kNot;
+    Outcome outcome = Run(node.children[0], &of);
+    if (outcome == Outcome::kValue && node.children.size() == 2)
+      outcome = Run(node.children[1], &base);
+    if (outcome != Outcome::kValue) return outcome;
+    if (of <= 0 || base <= 0 || base == 1) return Outcome::kUndefined;
+    if (Bits(of) > 2000 || Bits(base) > 2000) return Outcome::kNot;
+    mpq_class powers = 1;
+    for (long d = 1; d <= 6; ++d) {
+      powers *= of;
+      mpq_class up = 1, down = 1;
+      for (long n = 0; n <= 400 && Bits(up) <= Bits(powers) + Bits(base); ++n) {
+        if (!budget_->Spend()) return Outcome::kBudget;
+        if (up == powers || down == powers) {
+          *value = mpq_class(up == powers ? n : -n, d);
+          value->canonicalize();
+          return Outcome::kValue;
+        }
+        up *= base;
+        down /= base;
+      }
+    }
+    return Outcome::kNot;
+  }
+
+  // n! / (k! (n - k)!), or, ordered, n! / (n - k)!.
+  Outcome Binomial(const Node& node, bool ordered, mpq_class* value) {
     mpq_class n, k;
     Outcome outcome = Run(node.children[0], &n);
     if (outcome == Outcome::kValue) outcome = Run(node.children[1], &k);
     if (outcome != Outcome::kValue) return outcome;
     if (!IsInteger(n) || !IsInteger(k) || n < 0) return Outcome::kNot;
     if (k < 0 || k > n) return *value = 0, Outcome::kValue;
+    if (ordered) return Ordered(n, k, value);
     if (k > n - k) k = n - k;
     if (!n.get_num().fits_slong_p() || k > 5000) return Outcome::kBudget;
     const int64_t bits =
@@ -184,6 +275,13 @@ class Evaluator {
     mpz_class result;
     mpz_bin_ui(result.get_mpz_t(), n.get_num_mpz_t(), k.get_num().get_ui());
     *value = result;
+    return Outcome::kValue;
+  }
+
+  Outcome Ordered(const mpq_class& n, const mpq_class& k, mpq_class* value) {
+    if (k > 2000 || !Fits(k.get_num().get_si() * Bits(n))) return Outcome::kBudget;
+    *value = 1;
+    for (mpq_class factor = n; factor > n - k; factor -= 1) *value *= factor;
     return Outcome::kValue;
   }
 
@@ -210,12 +308,14 @@ class Evaluator {
 
   const Expression& expression_;
   Budget* const budget_;
+  Bindings bindings_;
 };
 
 }  // namespace
 
-Outcome EvaluateExact(const Expression& expression, int node, Budget* budget, mpq_class* value) {
-  return Evaluator(expression, budget).Run(node, value);
+Outcome EvaluateExact(const Expression& expression, int node, Budget* budget, mpq_class* value,
+                      const Bindings& bindings) {
+  return Evaluator(expression, budget, bindings).Run(node, value);
 }
 
 }  // namespace espalier::reward

@@ -13,6 +13,8 @@ enum class Outcome {
   kBudget,     // too large
 };
 
-Outcome EvaluateExact(const Expression& expression, int node, Budget* budget, mpq_class* value);
+// Symbols that `bindings` names have its values; any other makes the expression undecidable here.
+Outcome EvaluateExact(const Expression& expression, int node, Budget* budget, mpq_class* value,
+                      const Bindings& bindings = {});
 
 }  // namespace espalier::reward

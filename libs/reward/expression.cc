@@ -4,8 +4,6 @@
 #include <algorithm>
 
 #include "absl/strings/str_join.h"
-#include "libs/reward/plain_number.h"
-#include "libs/reward/scan.h"
 
 namespace espalier::reward {
 namespace {
@@ -116,15 +114,6 @@ std::vector<std::string> SymbolsOf(const Expression& expression, int node) {
   std::sort(names.begin(), names.end());
   names.erase(std::unique(names.begin(), names.end()), names.end());
   return names;
-}
-
-bool ReadsAsExpression(absl::string_view text) {
-  // A letter alone, or a number: most answers.
-  if (ReadPlainNumber(text).ok) return true;
-  Budget budget;
-  const Expression expression = ParseExpression(text, &budget);
-  if (expression.out_of_budget) return true;  // for the verifier to refuse
-  return expression.ok() && expression.unit.empty() && expression.top().kind != Kind::kText;
 }
 
 }  // namespace espalier::reward

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -75,11 +76,11 @@ struct Expression {
   }
 };
 
-// Reads LaTeX or plain mathematics; see parser.cc for the grammar.
-Expression ParseExpression(absl::string_view text, Budget* budget);
+// Values of indices, while the body of a sum is worked on.
+using Bindings = std::vector<std::pair<std::string, mpq_class>>;
 
-// Whether the whole text is one answer without prose, so that a trace may consist of it alone.
-bool ReadsAsExpression(absl::string_view text);
+// Reads LaTeX or plain mathematics; see parser.h for the grammar.
+Expression ParseExpression(absl::string_view text, Budget* budget);
 
 // Canonical text of a subtree, for reports and for naming opaque terms. Bounded by `budget`.
 std::string ToText(const Expression& expression, int node, Budget* budget);

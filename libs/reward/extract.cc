@@ -7,10 +7,13 @@
 #include <utility>
 #include <vector>
 
-#include "libs/reward/expression.h"
+#include "absl/strings/str_cat.h"
+#include "libs/reward/fold.h"
 #include "libs/reward/plain_number.h"
+#include "libs/reward/reading.h"
 #include "libs/reward/scan.h"
 #include "libs/reward/statements.h"
+#include "libs/reward/units.h"
 
 namespace espalier::reward {
 namespace {
@@ -20,6 +23,8 @@ constexpr size_t kNone = absl::string_view::npos;
 constexpr size_t kWholeBytesMax = 400;
 // Formulas are looked for in the end of a text only.
 constexpr size_t kTailBytes = 4000;
+
+constexpr absl::string_view kAnswerOpen = "<answer>", kAnswerClose = "</answer>";
 
 constexpr std::array<absl::string_view, 3> kThinkOpen = {"<think>", "<thinking>", "<reasoning>"};
 constexpr std::array<absl::string_view, 3> kThinkClose = {"</think>", "</thinking>",
@@ -57,9 +62,77 @@ const Statement* Choose(const std::vector<Statement>& statements) {
   return statements.empty() ? nullptr : &statements.back();
 }
 
+// Whether a text takes back what stands before it.
+bool Retracts(absl::string_view text) {
+  for (const absl::string_view cue :
+       {"wait", "actually", "correction", "mistake", "instead", "let me re", "scratch that", "oops",
+        "wrong", "error", "revis", "no,", "hold on"}) {
+    if (FindWithoutCase(text, cue) != kNone) return true;
+  }
+  return false;
+}
+
+// Whether the sentence of the box at `marker` calls it the answer.
+bool CalledTheAnswer(absl::string_view text, size_t marker) {
+  constexpr size_t kReach = 160;
+  const size_t from = marker > kReach ? marker - kReach : 0;
+  const absl::string_view before = text.substr(from, marker - from);
+  const size_t stop = before.rfind(". ");
+  const absl::string_view sentence = stop == kNone ? before : before.substr(stop + 2);
+  return FindWithoutCase(sentence, "answer") != kNone ||
+         FindWithoutCase(sentence, "final") != kNone;
+}
+
+// The same answer, or one part of a list.
+bool Agrees(absl::string_view last, absl::string_view earlier) {
+  if (Compact(last) == Compact(earlier)) return true;
+  const std::string parts = absl::StrCat(",", Compact(last), ","),
+                    part = absl::StrCat(",", Compact(earlier), ",");
+  if (parts.find(part) != std::string::npos) return true;
+  return VerifyAnswer(last, earlier).verdict == Verdict::kCorrect;
+}
+
+// Boxes of several sentences that contradict each other, none of which is called the answer or
+// takes the earlier ones back, are one list: it equals no single answer.
+std::string WithContradictions(absl::string_view text, const std::vector<Statement>& statements,
+                               const Statement& chosen) {
+  constexpr size_t kBoxesMax = 8;
+  std::string all;
+  size_t boxes = 0;
+  if (absl::string_view(chosen.rule) != "boxed" || CalledTheAnswer(text, chosen.marker))
+    return chosen.text;
+  for (const Statement& earlier : statements) {
+    if (&earlier == &chosen) break;
+    if (absl::string_view(earlier.rule) != "boxed" || earlier.text == chosen.text) continue;
+    if (Agrees(chosen.text, earlier.text)) continue;
+    if (Retracts(text.substr(earlier.end, chosen.marker - earlier.end))) continue;
+    if (++boxes > kBoxesMax) break;
+    absl::StrAppend(&all, earlier.text, ", ");
+  }
+  return absl::StrCat(all, chosen.text);
+}
+
 struct Range {
   size_t begin = 0, end = 0;
 };
+
+// Behind the unit of the number that ends at `end`, or `end`: "3000 m" but not "3000 more".
+size_t WithUnit(absl::string_view text, size_t begin, size_t end) {
+  constexpr size_t kUnitBytesMax = 30;
+  const absl::string_view reach = text.substr(0, std::min(text.size(), end + kUnitBytesMax));
+  size_t best = end;
+  int words = 0;
+  for (size_t at = end; at < reach.size() && words < 4; ++at) {
+    const char c = reach[at];
+    if (c == '\n' || c == ',' || c == ';' || c == ')') break;
+    const bool ends = at + 1 == reach.size() || IsSpace(reach[at + 1]) || reach[at + 1] == '.' ||
+                      reach[at + 1] == ',' || reach[at + 1] == '\n';
+    if (!ends || IsSpace(c)) continue;
+    ++words;
+    if (!SplitQuantity(reach.substr(begin, at + 1 - begin)).unit.empty()) best = at + 1;
+  }
+  return best;
+}
 
 // The last number of the text with its sign, separators, fraction bar and percent sign.
 Range FindLastNumber(absl::string_view text) {
@@ -80,7 +153,13 @@ Range FindLastNumber(absl::string_view text) {
                     (begin == 1 || !(IsWordByte(text[begin - 2]) || IsDigit(text[begin - 2]) ||
                                      text[begin - 2] == ')'));
   if (sign) --begin;
-  if (end < text.size() && text[end] == '%') ++end;
+  if (end < text.size() && text[end] == '%') return {begin, end + 1};
+  end = WithUnit(text, begin, end);
+  for (const absl::string_view money : {"$", "€", "£", "¥", "₹"}) {
+    const bool before =
+        begin >= money.size() && text.substr(begin - money.size(), money.size()) == money;
+    if (before && (money != "$" || text.find('$') == text.rfind('$'))) begin -= money.size();
+  }
   return {begin, end};
 }
 
@@ -105,7 +184,7 @@ MathRegion FindLastMath(absl::string_view text) {
 Extraction Guess(absl::string_view trace, absl::string_view part) {
   const absl::string_view text = Trim(part);
   if (text.empty()) return {};
-  if (text.size() <= kWholeBytesMax && ReadsAsExpression(text)) return Make(trace, text, "whole");
+  if (text.size() <= kWholeBytesMax && ReadsAsAnswer(text)) return Make(trace, text, "whole");
   const MathRegion math = FindLastMath(text);
   const Range number = FindLastNumber(text);
   if (math.size > 0 && math.begin + math.size >= number.end &&
@@ -147,21 +226,38 @@ bool IsMarked(absl::string_view rule) {
 
 bool IsExplicit(absl::string_view rule) { return IsMarked(rule) || rule == "whole"; }
 
-Extraction ExtractAnswer(absl::string_view trace) {
+namespace {
+
+// The content of the answer section that starts at `tag`.
+absl::string_view SectionAt(absl::string_view text, size_t tag) {
+  const absl::string_view inner = text.substr(tag + kAnswerOpen.size());
+  return inner.substr(0, std::min(inner.find(kAnswerClose), inner.size()));
+}
+
+// Whether an earlier answer section says something else than the last one at `tag`.
+bool SectionsDiffer(absl::string_view text, size_t tag) {
+  const size_t first = text.find(kAnswerOpen);
+  if (first == tag || Retracts(text.substr(first, tag - first))) return false;
+  const absl::string_view earlier = SectionAt(text, first), last = SectionAt(text, tag);
+  return !Trim(earlier).empty() && !Trim(last).empty() && !Agrees(last, earlier);
+}
+
+Extraction ExtractFolded(absl::string_view trace) {
   absl::string_view part = CommittedPart(trace);
-  bool tagged = false;
-  const size_t tag = part.rfind("<answer>");
-  if (tag != kNone) {
-    absl::string_view inner = part.substr(tag + 8);
-    inner = inner.substr(0, std::min(inner.find("</answer>"), inner.size()));
-    tagged = true;
-    part = inner;
+  const size_t tag = part.rfind(kAnswerOpen);
+  const bool tagged = tag != kNone;
+  if (tagged && SectionsDiffer(part, tag)) {
+    const absl::string_view last = SectionAt(part, tag);
+    Extraction extraction = Make(trace, last, "answer_tag");
+    extraction.text = absl::StrCat(SectionAt(part, part.find(kAnswerOpen)), ", ", last);
+    return extraction;
   }
+  if (tagged) part = SectionAt(part, tag);
   const std::vector<Statement> statements = FindStatements(part);
   if (const Statement* statement = Choose(statements)) {
     Extraction extraction = Make(
         trace, part.substr(statement->begin, statement->end - statement->begin), statement->rule);
-    extraction.text = statement->text;
+    extraction.text = WithContradictions(part, statements, *statement);
     return extraction;
   }
   if (tagged) {
@@ -169,6 +265,24 @@ Extraction ExtractAnswer(absl::string_view trace) {
     return part.empty() ? Extraction{} : Make(trace, part, "answer_tag");
   }
   return Guess(trace, part);
+}
+
+}  // namespace
+
+Extraction ExtractAnswer(absl::string_view trace) {
+  std::string folded;
+  std::vector<size_t> origin;
+  if (!FoldDigits(trace, &folded, &origin)) return ExtractFolded(trace);
+  Extraction extraction = ExtractFolded(folded);
+  if (!extraction.found) return extraction;
+  const bool joined =
+      extraction.text != folded.substr(extraction.begin, extraction.end - extraction.begin);
+  extraction.begin = static_cast<int64_t>(origin[extraction.begin]);
+  extraction.end = static_cast<int64_t>(origin[extraction.end]);
+  if (!joined)
+    extraction.text =
+        std::string(trace.substr(extraction.begin, extraction.end - extraction.begin));
+  return extraction;
 }
 
 }  // namespace espalier::reward

@@ -2,35 +2,29 @@
 // as undefined.
 #include "libs/reward/numeric.h"
 
-#include <mpfr.h>
-
 #include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
 
+#include "libs/reward/complex.h"
+#include "libs/reward/polynomial.h"
+#include "libs/reward/real.h"
+#include "libs/reward/series.h"
+
 namespace espalier::reward {
 namespace {
+
+struct Operand {
+  const Expression& expression;
+  int node;
+};
 
 constexpr mpfr_prec_t kPrecision = 320;
 // Agreement to this many bits counts as equality; the rest absorbs rounding and cancellation.
 constexpr long kAgreementBits = 160;
-constexpr int kPoints = 6;
+constexpr int kPoints = 10;
 constexpr long kAngleExponentMax = 512;
-
-class Real {
- public:
-  explicit Real(mpfr_prec_t precision) { mpfr_init2(value_, precision); }
-  Real(const Real&) = delete;
-  Real& operator=(const Real&) = delete;
-  ~Real() { mpfr_clear(value_); }
-  mpfr_ptr get() { return value_; }
-  mpfr_srcptr get() const { return value_; }
-  bool finite() const { return mpfr_number_p(value_) != 0; }
-
- private:
-  mpfr_t value_;
-};
 
 uint64_t Hash(const std::string& name, uint64_t seed) {
   uint64_t hash = 0xCBF29CE484222325ull ^ (0x9E3779B97F4A7C15ull * (seed + 1));
@@ -40,18 +34,34 @@ uint64_t Hash(const std::string& name, uint64_t seed) {
   return hash ^ (hash >> 29);
 }
 
-// A rational between 0.3 and 2.7 from the symbol's name. The first points are positive, where most
-// functions are defined; later ones give every symbol either sign.
-void SetPoint(const std::string& name, int point, Real* value) {
+// The first points are positive and small, where most functions are defined; later ones give
+// symbols either sign and other sizes, so that functions which agree on one side only are told
+// apart. Whole numbers stay small: sums and factorials run up to them.
+struct PointScale {
+  unsigned long numerator, denominator;
+  bool either_sign;
+};
+constexpr PointScale kScales[kPoints] = {
+    {1, 1, false}, {1, 1, false}, {1, 1, true},   {1, 1, true},    {1, 3, false},
+    {9, 1, false}, {7, 1, true},  {100, 1, true}, {1200, 1, true}, {1, 50, true}};
+
+void SetPoint(const std::string& name, int point, bool integer, Real* value) {
+  if (integer) {
+    mpfr_set_ui(value->get(), 1 + Hash(name, point) % (point < 3 ? 5 : 14), MPFR_RNDN);
+    return;
+  }
+  const PointScale& scale = kScales[point];
+  // Between 0.3 and 2.7, times the scale.
   mpfr_set_ui(value->get(), 300000 + Hash(name, point) % 2400000, MPFR_RNDN);
-  mpfr_div_ui(value->get(), value->get(), 1000000, MPFR_RNDN);
+  mpfr_mul_ui(value->get(), value->get(), scale.numerator, MPFR_RNDN);
+  mpfr_div_ui(value->get(), value->get(), 1000000 * scale.denominator, MPFR_RNDN);
   const bool negative = (Hash(name, 99) + point) % 2 == 0;
-  if (point >= kPoints / 2 && negative) mpfr_neg(value->get(), value->get(), MPFR_RNDN);
+  if (scale.either_sign && negative) mpfr_neg(value->get(), value->get(), MPFR_RNDN);
 }
 
 class Evaluator {
  public:
-  Evaluator(const Expression& expression, int point, mpfr_prec_t precision, Budget* budget)
+  Evaluator(const Expression& expression, const Point& point, mpfr_prec_t precision, Budget* budget)
       : expression_(expression), point_(point), precision_(precision), budget_(budget) {}
 
   // False when undefined or out of budget.
@@ -63,8 +73,7 @@ class Evaluator {
         mpfr_set_q(value->get(), node.value.get_mpq_t(), MPFR_RNDN);
         return true;
       case Kind::kSymbol:
-        SetPoint(node.name, point_, value);
-        return true;
+        return Symbol(node.name, value);
       case Kind::kPi:
         mpfr_const_pi(value->get(), MPFR_RNDN);
         return true;
@@ -97,13 +106,25 @@ class Evaluator {
       case Kind::kFactorial:
         return Run(node.children[0], value) && Gamma(value);
       case Kind::kFunction:
-        return Function(node, value);
+        return Function(index, node, value);
       default:
         return false;
     }
   }
 
  private:
+  // The imaginary unit is no real number; see complex.cc.
+  bool Symbol(const std::string& name, Real* value) {
+    for (const auto& [index, bound] : bindings_) {
+      if (index != name) continue;
+      mpfr_set_q(value->get(), bound.get_mpq_t(), MPFR_RNDN);
+      return true;
+    }
+    if (name == kImaginary) return false;
+    SetPoint(BoundName(name, bindings_), point_, value);
+    return true;
+  }
+
   bool Fold(const Node& node, Real* value) {
     mpfr_set_ui(value->get(), node.kind == Kind::kSum ? 0 : 1, MPFR_RNDN);
     for (const int child : node.children) {
@@ -154,7 +175,33 @@ class Evaluator {
     return value->finite();
   }
 
-  bool Function(const Node& node, Real* value) {
+  // Term by term between whole limits.
+  bool AddUp(int index, Real* value) {
+    const auto series = ReadSeries(expression_, index);
+    if (!series || series->infinite) return false;
+    Real lower(precision_), upper(precision_);
+    if (!Run(series->lower, &lower) || !Run(series->upper, &upper)) return false;
+    if (mpfr_integer_p(lower.get()) == 0 || mpfr_integer_p(upper.get()) == 0 ||
+        mpfr_fits_slong_p(lower.get(), MPFR_RNDN) == 0 ||
+        mpfr_fits_slong_p(upper.get(), MPFR_RNDN) == 0)
+      return false;
+    const long from = mpfr_get_si(lower.get(), MPFR_RNDN), to = mpfr_get_si(upper.get(), MPFR_RNDN);
+    if (to - from > kTermsMax || std::abs(from) > (1L << 40)) return false;
+    mpfr_set_ui(value->get(), series->sum ? 0 : 1, MPFR_RNDN);
+    bindings_.emplace_back(series->index, 0);
+    const size_t slot = bindings_.size() - 1;
+    bool defined = true;
+    for (long k = from; k <= to && defined; ++k) {
+      bindings_[slot].second = k;
+      Real term(precision_);
+      defined = Run(series->body, &term);
+      (series->sum ? mpfr_add : mpfr_mul)(value->get(), value->get(), term.get(), MPFR_RNDN);
+    }
+    bindings_.pop_back();
+    return defined && value->finite();
+  }
+
+  bool Function(int index, const Node& node, Real* value) {
     using Unary = int (*)(mpfr_ptr, mpfr_srcptr, mpfr_rnd_t);
     struct Named {
       const char* name;
@@ -166,13 +213,16 @@ class Evaluator {
         {"arctan", mpfr_atan}, {"sinh", mpfr_sinh}, {"cosh", mpfr_cosh},   {"tanh", mpfr_tanh},
         {"ln", mpfr_log},      {"exp", mpfr_exp},   {"sqrt", mpfr_sqrt},   {"abs", mpfr_abs}};
     if (node.children.empty()) return false;
+    if (node.name == "sum" || node.name == "prod") return AddUp(index, value);
     if (node.name == "root" && node.children.size() == 2) {
       const Node& degree = expression_.at(node.children[1]);
       return degree.kind == Kind::kNumber && Run(node.children[0], value) &&
              RootOf(degree.value, value);
     }
     if (node.name == "log" || node.name == "lg") return Logarithm(node, value);
-    if (node.name == "binom" && node.children.size() == 2) return Binomial(node, value);
+    if (node.name == "binom" && node.children.size() == 2) return Binomial(node, false, value);
+    if (node.name == "permutations" && node.children.size() == 2)
+      return Binomial(node, true, value);
     if (node.children.size() != 1) return false;
     for (const Named& named : kUnary) {
       if (node.name != named.name) continue;
@@ -192,13 +242,14 @@ class Evaluator {
 
   // A value of an unnamed function: a point that depends on its name and argument.
   bool Unknown(const Node& node, Real* value) {
-    if (node.name.empty() || node.name == "det" || node.name == "sum" || node.name == "prod")
-      return false;
+    for (const char* none : {"", "det", "lim", "difference", "intersection", "conjugate", "cis"}) {
+      if (node.name == none) return false;
+    }
     Real argument(precision_);
     if (!Run(node.children[0], &argument)) return false;
     char digits[64];
     mpfr_snprintf(digits, sizeof(digits), "%.30Re", argument.get());
-    SetPoint(node.name + "(" + digits + ")", point_, value);
+    SetPoint(node.name + "(" + digits + ")", point_.index, false, value);
     return true;
   }
 
@@ -220,23 +271,48 @@ class Evaluator {
     return value->finite();
   }
 
-  bool Binomial(const Node& node, Real* value) {
+  bool Binomial(const Node& node, bool ordered, Real* value) {
     Real n(precision_), k(precision_);
     if (!Run(node.children[0], &n) || !Run(node.children[1], &k)) return false;
     Real rest(precision_);
     mpfr_sub(rest.get(), n.get(), k.get(), MPFR_RNDN);
+    const bool whole = mpfr_integer_p(n.get()) != 0 && mpfr_integer_p(k.get()) != 0;
+    if (whole && mpfr_sgn(n.get()) >= 0 && (mpfr_sgn(k.get()) < 0 || mpfr_sgn(rest.get()) < 0)) {
+      mpfr_set_ui(value->get(), 0, MPFR_RNDN);
+      return true;
+    }
     if (!budget_->Spend(500) || !Gamma(&n) || !Gamma(&k) || !Gamma(&rest)) return false;
-    mpfr_mul(k.get(), k.get(), rest.get(), MPFR_RNDN);
+    if (ordered) {
+      mpfr_set(k.get(), rest.get(), MPFR_RNDN);
+    } else {
+      mpfr_mul(k.get(), k.get(), rest.get(), MPFR_RNDN);
+    }
     if (mpfr_zero_p(k.get())) return false;
     mpfr_div(value->get(), n.get(), k.get(), MPFR_RNDN);
     return value->finite();
   }
 
   const Expression& expression_;
-  const int point_;
+  const Point& point_;
   const mpfr_prec_t precision_;
   Budget* const budget_;
+  Bindings bindings_;
 };
+
+}  // namespace
+
+void SetPoint(const std::string& name, const Point& point, Real* value) {
+  const bool integer =
+      std::find(point.integers->begin(), point.integers->end(), name) != point.integers->end();
+  SetPoint(name, point.index, integer, value);
+}
+
+bool EvaluateReal(const Expression& expression, int node, const Point& point, mpfr_prec_t precision,
+                  Budget* budget, Real* value) {
+  return Evaluator(expression, point, precision, budget).Run(node, value);
+}
+
+namespace {
 
 // The larger exponent of the two; very small when both are zero.
 long ExponentOf(const Real& a, const Real& b) {
@@ -259,41 +335,95 @@ bool Agree(const Real& a, const Real& b, double tolerance) {
   return mpfr_get_exp(difference.get()) < ExponentOf(a, b) - kAgreementBits;
 }
 
-struct Side {
-  const Expression& expression;
-  int node;
-};
-
 // Both values vanish but for rounding: with more digits they shrink. A value that is really tiny
 // stays.
-bool BothVanish(const Side& a, const Side& b, int point, long exponent, Budget* budget) {
+bool BothVanish(const Operand& a, const Operand& b, const Point& point, long exponent,
+                Budget* budget) {
   constexpr long kTinyExponent = -160;
   if (exponent > kTinyExponent) return false;
   Real value_a(2 * kPrecision), value_b(2 * kPrecision);
-  if (!Evaluator(a.expression, point, 2 * kPrecision, budget).Run(a.node, &value_a)) return false;
-  if (!Evaluator(b.expression, point, 2 * kPrecision, budget).Run(b.node, &value_b)) return false;
+  if (!EvaluateReal(a.expression, a.node, point, 2 * kPrecision, budget, &value_a)) return false;
+  if (!EvaluateReal(b.expression, b.node, point, 2 * kPrecision, budget, &value_b)) return false;
   return ExponentOf(value_a, value_b) < exponent - kPrecision / 2;
+}
+
+enum class AtPoint { kAgree, kDiffer, kUndefined };
+
+AtPoint CompareReals(const Operand& a, const Operand& b, const Point& point, double tolerance,
+                     Budget* budget) {
+  Real value_a(kPrecision), value_b(kPrecision);
+  if (!EvaluateReal(a.expression, a.node, point, kPrecision, budget, &value_a) ||
+      !EvaluateReal(b.expression, b.node, point, kPrecision, budget, &value_b) || budget->spent())
+    return AtPoint::kUndefined;
+  const bool agree = Agree(value_a, value_b, tolerance) ||
+                     BothVanish(a, b, point, ExponentOf(value_a, value_b), budget);
+  return agree ? AtPoint::kAgree : AtPoint::kDiffer;
+}
+
+// The distance of two complex numbers against the larger of them.
+AtPoint CompareComplex(const Operand& a, const Operand& b, const Point& point, double tolerance,
+                       Budget* budget) {
+  Complex value_a(kPrecision), value_b(kPrecision);
+  if (!EvaluateComplex(a.expression, a.node, point, kPrecision, budget, &value_a) ||
+      !EvaluateComplex(b.expression, b.node, point, kPrecision, budget, &value_b) ||
+      budget->spent())
+    return AtPoint::kUndefined;
+  const long size =
+      std::max(ExponentOf(value_a.re, value_a.im), ExponentOf(value_b.re, value_b.im));
+  mpfr_sub(value_a.re.get(), value_a.re.get(), value_b.re.get(), MPFR_RNDN);
+  mpfr_sub(value_a.im.get(), value_a.im.get(), value_b.im.get(), MPFR_RNDN);
+  if (tolerance > 0) {
+    mpfr_hypot(value_a.re.get(), value_a.re.get(), value_a.im.get(), MPFR_RNDN);
+    return mpfr_cmp_d(value_a.re.get(), tolerance) <= 0 ? AtPoint::kAgree : AtPoint::kDiffer;
+  }
+  const long distance = ExponentOf(value_a.re, value_a.im);
+  // Values that vanish but for rounding are as good as zero.
+  return distance < size - kAgreementBits || size < -kAgreementBits ? AtPoint::kAgree
+                                                                    : AtPoint::kDiffer;
+}
+
+bool Holds(const std::vector<std::string>& names, absl::string_view name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 }  // namespace
 
 Comparison CompareNumerically(const Expression& a, int node_a, const Expression& b, int node_b,
                               double absolute_tolerance, Budget* budget) {
-  const bool constant = SymbolsOf(a, node_a).empty() && SymbolsOf(b, node_b).empty();
-  int agreed = 0;
-  for (int point = 0; point < (constant ? 1 : kPoints); ++point) {
-    Real value_a(kPrecision), value_b(kPrecision);
-    const bool defined_a = Evaluator(a, point, kPrecision, budget).Run(node_a, &value_a);
-    const bool defined_b = Evaluator(b, point, kPrecision, budget).Run(node_b, &value_b);
-    if (budget->spent()) return Comparison::kUnknown;
-    if (!defined_a || !defined_b) continue;
-    if (!Agree(value_a, value_b, absolute_tolerance) &&
-        !BothVanish({a, node_a}, {b, node_b}, point, ExponentOf(value_a, value_b), budget)) {
-      return Comparison::kDifferent;
+  const Operand first{a, node_a}, second{b, node_b};
+  const std::vector<std::string> names_a = SymbolsOf(a, node_a), names_b = SymbolsOf(b, node_b);
+  const bool imaginary = Holds(names_a, kImaginary) || Holds(names_b, kImaginary);
+  const auto constant = [](const std::vector<std::string>& names) {
+    return names.empty() || (names.size() == 1 && names[0] == kImaginary);
+  };
+  std::vector<std::string> integers;
+  CollectIntegers(a, node_a, &integers);
+  CollectIntegers(b, node_b, &integers);
+  const int points = constant(names_a) && constant(names_b) ? 1 : kPoints;
+  // Reals first; the complex plane where the imaginary unit is written, or no real value was found.
+  for (const bool complex : {false, true}) {
+    if (imaginary && !complex) continue;
+    int agreed = 0;
+    for (int i = 0; i < points; ++i) {
+      const Point point{i, &integers};
+      const AtPoint result = (complex ? CompareComplex : CompareReals)(first, second, point,
+                                                                       absolute_tolerance, budget);
+      if (budget->spent()) return Comparison::kUnknown;
+      if (result == AtPoint::kDiffer) return Comparison::kDifferent;
+      agreed += result == AtPoint::kAgree;
     }
-    ++agreed;
+    if (agreed > 0) return Comparison::kEqual;
   }
-  return agreed > 0 ? Comparison::kEqual : Comparison::kUnknown;
+  return Comparison::kUnknown;
+}
+
+std::optional<double> Approximate(const Expression& expression, int node, Budget* budget) {
+  const std::vector<std::string> none;
+  const Point point{0, &none};
+  Real value(64);
+  if (!EvaluateReal(expression, node, point, 64, budget, &value)) return std::nullopt;
+  const double approximate = mpfr_get_d(value.get(), MPFR_RNDN);
+  return std::isfinite(approximate) ? std::optional<double>(approximate) : std::nullopt;
 }
 
 }  // namespace espalier::reward

@@ -2,6 +2,8 @@
 // no exact normal form.
 #pragma once
 
+#include <optional>
+
 #include "libs/reward/expression.h"
 
 namespace espalier::reward {
@@ -16,5 +18,8 @@ enum class Comparison {
 // the working precision.
 Comparison CompareNumerically(const Expression& a, int node_a, const Expression& b, int node_b,
                               double absolute_tolerance, Budget* budget);
+
+// The value of an expression without symbols, to sort by; nothing when it has none.
+std::optional<double> Approximate(const Expression& expression, int node, Budget* budget);
 
 }  // namespace espalier::reward

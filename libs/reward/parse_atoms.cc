@@ -306,6 +306,7 @@ int Parser::BareArgument() {
 
 // \sum_{k=0}^{n} body, \lim_{x \to a} body: a function of its limits and its body; see series.cc.
 int Parser::Series(const std::string& name) {
+  const size_t start = expression_.nodes.size();
   int lower = -1, upper = -1;
   while (!TooMuch() && (peek().mark('_') || peek().mark('^'))) {
     const bool below = peek().mark('_');
@@ -318,6 +319,15 @@ int Parser::Series(const std::string& name) {
   std::vector<int> parts = {lower};
   if (upper >= 0) parts.push_back(upper);
   parts.push_back(Term());
+  // An index is no imaginary unit.
+  const Node& from = expression_.at(lower);
+  if (from.kind == Kind::kRelation && expression_.at(from.children[0]).kind == Kind::kSymbol &&
+      expression_.at(from.children[0]).name == "i") {
+    for (size_t i = start; i < expression_.nodes.size(); ++i) {
+      Node& node = expression_.nodes[i];
+      if (node.kind == Kind::kSymbol && node.name == "i") node.name = "i'";
+    }
+  }
   return Make(Kind::kFunction, std::move(parts), name);
 }
 

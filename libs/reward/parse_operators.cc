@@ -122,6 +122,8 @@ bool Parser::Implicit(std::vector<int>* factors) {
   const Node& last = expression_.at(factors->back());
   const bool after_integer = last.kind == Kind::kNumber && !last.decimal && literal_end_ == at_;
   if (peek().kind == TokenKind::kNumber) {
+    // "3! 7!"
+    if (last.kind == Kind::kFactorial) return factors->push_back(Power()), true;
     // "1 1/2", but not "3 4"; "x 2" is no product either.
     const bool fraction =
         peek(1).mark('/') && peek(2).kind == TokenKind::kNumber && peek().space_before;

@@ -142,6 +142,10 @@ int Parser::Bracketed() {
     }
     parts.push_back(Relation());
     if (Failed()) return Number(0);
+    if (open == '{' && peek().is(TokenKind::kName, "choose")) {
+      ++at_;
+      parts.back() = Make(Kind::kFunction, {parts.back(), Relation()}, "binom");
+    }
     if (open == '"' && parts.size() == 1 && peek().mark('|')) {
       bars_ = bars;
       return Condition(&parts);

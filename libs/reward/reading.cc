@@ -3,7 +3,10 @@
 
 #include <array>
 
+#include "libs/reward/fold.h"
 #include "libs/reward/scan.h"
+#include "libs/reward/units.h"
+#include "libs/reward/words.h"
 
 namespace espalier::reward {
 namespace {
@@ -17,8 +20,12 @@ absl::string_view Unwrap(absl::string_view text) {
   for (bool again = true; again;) {
     again = false;
     text = Trim(text);
-    if (!text.empty() && (text.back() == '.' || text.back() == '*') && text.size() > 1)
+    // "0.333..." goes on.
+    const bool dots = text.size() > 2 && text.substr(text.size() - 2) == "..";
+    if (!text.empty() && ((text.back() == '.' && !dots) || text.back() == '*') && text.size() > 1)
       text.remove_suffix(1), again = true;
+    if (text.size() > 1 && text.front() == '"' && text.back() == '"')
+      text = text.substr(1, text.size() - 2), again = true;
     if (text.size() > 1 && text.front() == '*') text.remove_prefix(1), again = true;
     const MathRegion math = text.empty() ? MathRegion{} : MathAt(text, 0);
     if (math.size == text.size() && math.size > 0)
@@ -101,21 +108,71 @@ std::string Compact(absl::string_view text) {
 
 Reading Read(absl::string_view text) {
   Reading reading;
-  reading.text = std::string(Trim(text));
-  reading.number = ReadPlainNumber(text);
+  text = Trim(text);
+  reading.text = HasWide(text) ? Fold(text) : std::string(text);
+  reading.number = ReadPlainNumber(reading.text);
   if (reading.number.ok) return reading;
-  absl::string_view core = Unwrap(text);
-  if (!core.empty() && core.front() == '$') core.remove_prefix(1);
-  if (!core.empty() && core.back() == '$') core.remove_suffix(1);
-  if (core.size() > 1 && core.substr(0, 2) == "\\$") core.remove_prefix(2);
-  if (core.size() != text.size()) reading.number = ReadPlainNumber(core);
+  const absl::string_view core = Unwrap(reading.text);
+  if (core.size() != reading.text.size()) reading.number = ReadPlainNumber(core);
+  if (reading.number.ok || !MayHoldMoney(core)) return reading;
+  Quantity quantity = SplitQuantity(core);
+  if (quantity.unit.empty()) return reading;
+  reading.number = ReadPlainNumber(quantity.value);
+  if (reading.number.ok) reading.unit = std::move(quantity.unit);
   return reading;
 }
 
 void Parse(Reading* reading, Budget* budget) {
   if (reading->parsed) return;
   reading->parsed = true;
-  reading->expression = ParseExpression(Unwrap(reading->text), budget);
+  std::string text(Unwrap(reading->text));
+  if (std::string rewritten = RewriteWords(text); !rewritten.empty()) text = std::move(rewritten);
+  if (const auto compound = ReadCompound(text)) {
+    Node node{Kind::kNumber};
+    node.value = compound->value;
+    reading->expression.root = reading->expression.Add(std::move(node));
+    reading->expression.unit = compound->unit;
+    return;
+  }
+  const Quantity quantity = SplitQuantity(text);
+  if (!quantity.unit.empty()) {
+    const std::string value = RewriteWords(quantity.value);
+    reading->expression = ParseExpression(value.empty() ? quantity.value : value, budget);
+    if (reading->expression.ok() || reading->expression.out_of_budget) {
+      if (reading->expression.unit.empty()) reading->expression.unit = quantity.unit;
+      return;
+    }
+  }
+  reading->expression = ParseExpression(text, budget);
+}
+
+bool ReadsAsAnswer(absl::string_view text) {
+  // Unknown words behind a number, as in "15 students", are a short answer's unit.
+  constexpr size_t kWithUnitBytesMax = 60;
+  Reading reading = Read(text);
+  // A letter alone, or a number: most answers.
+  if (reading.number.ok) return true;
+  if (ReadClock(reading.text) || ReadDate(reading.text)) return true;
+  Budget budget;
+  Parse(&reading, &budget);
+  const Expression& expression = reading.expression;
+  if (expression.out_of_budget) return true;  // for the verifier to refuse
+  if (!expression.ok()) return text.size() <= kWithUnitBytesMax && !WithoutLabel(text).empty();
+  if (expression.top().kind == Kind::kText) return false;
+  if (expression.unit.empty()) return true;
+  // "I do not know" is a symbol and words.
+  return text.size() <= kWithUnitBytesMax &&
+         (!IsWordByte(reading.text[0]) || !RewriteWords(reading.text).empty());
+}
+
+absl::string_view WithoutLabel(absl::string_view text) {
+  const bool bracket = !text.empty() && text[0] == '(';
+  const size_t letter = bracket ? 1 : 0;
+  if (text.size() < letter + 3 || text[letter] < 'A' || text[letter] > 'H') return {};
+  const char behind = text[letter + 1];
+  if (bracket ? behind != ')' : behind != ')' && behind != '.' && behind != ':') return {};
+  if (!IsSpace(text[letter + 2])) return {};
+  return Trim(text.substr(letter + 2));
 }
 
 char ReferenceLetter(absl::string_view text) {
@@ -133,16 +190,27 @@ char ReferenceLetter(absl::string_view text) {
 }
 
 char ChosenLetter(absl::string_view text) {
-  const absl::string_view core = Unwrap(text);
+  absl::string_view core = Unwrap(text);
+  if (core.size() == 3 && core[0] == '(' && core[2] == ')') core = core.substr(1, 1);
   if (core.size() == 1 && IsLetter(core[0]))
     return IsUpper(core[0]) ? core[0] : static_cast<char>(core[0] - 'a' + 'A');
   for (size_t at = 0; at < text.size(); ++at) {
     if (!IsUpper(text[at]) || !StandsAlone(text, at)) continue;
     // "I think" chooses nothing, nor does an article at the start of a sentence.
     if (text[at] == 'I' && at + 1 < text.size() && text[at + 1] == ' ') continue;
-    if (text[at] == 'A' && at + 2 < text.size() && text[at + 1] == ' ' && text[at + 2] >= 'a' &&
-        text[at + 2] <= 'z')
+    const bool linked = HoldsAt(text, at + 1, " or ") || HoldsAt(text, at + 1, " and ") ||
+                        HoldsAt(text, at + 1, " is ") || HoldsAt(text, at + 1, " because") ||
+                        HoldsAt(text, at + 1, " since");
+    if (text[at] == 'A' && !linked && at + 2 < text.size() && text[at + 1] == ' ' &&
+        text[at + 2] >= 'a' && text[at + 2] <= 'z')
       continue;
+    // "E*2" is mathematics.
+    size_t behind = at + 1;
+    while (behind < text.size() && text[behind] == '}') ++behind;
+    if (behind < text.size() &&
+        absl::string_view("*+=^_<>").find(text[behind]) != absl::string_view::npos &&
+        text.substr(behind, 2) != "**")
+      return 0;
     return OffersAnother(text, at + 1) ? 0 : text[at];
   }
   return 0;

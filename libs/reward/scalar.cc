@@ -9,9 +9,9 @@
 namespace espalier::reward {
 namespace {
 
-// A decimal stands for what rounds to it, but never for something this far away: 0.5 is not 0.54.
+// A decimal stands for what rounds to it, but never for something this far away: 0.5 is not 0.51.
 const mpq_class& LargestRelativeRounding() {
-  static const mpq_class* const kLargest = new mpq_class(2, 100);
+  static const mpq_class* const kLargest = new mpq_class(3, 200);
   return *kLargest;
 }
 
@@ -111,6 +111,12 @@ Decision CompareScalars(const NodePair& pair, bool strict_units, Budget* budget)
     if ((below_reference < 0) == (below_answer < 0)) continue;
     if (strict_units) return {Match::kDifferent, "units"};
     if (IsYes(decision)) return decision;
+    // A reference below 1 without the sign is no percentage.
+    mpq_class value;
+    if (kind == Kind::kPercent && below_reference < 0 &&
+        EvaluateExact(pair.reference, pair.reference_node, budget, &value) == Outcome::kValue &&
+        abs(value) < 1)
+      continue;
     const NodePair bare{pair.reference, below_reference < 0 ? pair.reference_node : below_reference,
                         pair.answer, below_answer < 0 ? pair.answer_node : below_answer};
     const Decision without = CompareAsWritten(bare, budget);

@@ -10,7 +10,7 @@ namespace {
 // A formula longer than this is taken for a stray delimiter.
 constexpr size_t kMathBytesMax = 600;
 
-constexpr absl::string_view kIdeographicStop = "\xE3\x80\x82";
+constexpr absl::string_view kIdeographicStop = "\xE3\x80\x82", kDanda = "\xE0\xA5\xA4";
 
 bool EndsSentence(absl::string_view text, size_t dot) {
   if (dot + 1 >= text.size()) return true;
@@ -111,7 +111,7 @@ SentenceEnd FindSentenceEnd(absl::string_view text, size_t at) {
     }
     if (c == '<' && at + 1 < text.size() && (text[at + 1] == '|' || text[at + 1] == '/'))
       return {at, at};
-    if (text.substr(at, 3) == kIdeographicStop) return {at, at + 3};
+    if (text.substr(at, 3) == kIdeographicStop || text.substr(at, 3) == kDanda) return {at, at + 3};
     ++at;
   }
   return {text.size(), text.size()};

@@ -19,40 +19,77 @@ constexpr size_t kNone = absl::string_view::npos;
 constexpr size_t kSentenceBytesMax = 4000;
 
 // Phrases of other languages that the answer follows, lower case.
-constexpr std::array<absl::string_view, 34> kPhrases = {"答案是",
+constexpr std::array<absl::string_view, 71> kPhrases = {"答案是",
                                                         "答案为",
+                                                        "答案為",
                                                         "答案：",
                                                         "答案:",
                                                         "答：",
+                                                        "正确答案是",
+                                                        "结果是",
+                                                        "结果为",
+                                                        "故选",
+                                                        "所以选",
+                                                        "应选",
+                                                        "答案應該是",
                                                         "réponse est",
                                                         "réponse finale est",
+                                                        "réponse correcte est",
                                                         "réponse :",
                                                         "réponse:",
+                                                        "résultat est",
+                                                        "solution est",
                                                         "respuesta es",
                                                         "respuesta final es",
+                                                        "respuesta correcta es",
                                                         "respuesta:",
+                                                        "resultado es",
+                                                        "solución es",
+                                                        "resposta é",
+                                                        "resposta final é",
+                                                        "resposta:",
+                                                        "risposta è",
+                                                        "risposta:",
                                                         "antwort ist",
                                                         "antwort lautet",
                                                         "antwort:",
                                                         "ergebnis ist",
+                                                        "ergebnis lautet",
+                                                        "ergebnis:",
+                                                        "endergebnis ist",
                                                         "lösung ist",
-                                                        "resposta é",
-                                                        "risposta è",
+                                                        "lösung lautet",
+                                                        "lösung:",
                                                         "उत्तर है",
                                                         "उत्तर:",
                                                         "उत्तर :",
-                                                        "الجواب هو",
-                                                        "الإجابة هي",
-                                                        "الجواب:",
-                                                        "الإجابة:",
-                                                        "ответ:",
-                                                        "答えは",
-                                                        "답은",
-                                                        "答案應該是",
-                                                        "solución es",
-                                                        "solution est",
+                                                        "उत्तर होगा",
                                                         "राशि है",
-                                                        "ответом является"};
+                                                        "जवाब है",
+                                                        "सही उत्तर",
+                                                        "अंतिम उत्तर",
+                                                        "उत्तर ",
+                                                        "الجواب هو",
+                                                        "الجواب النهائي هو",
+                                                        "الجواب:",
+                                                        "الإجابة هي",
+                                                        "الإجابة النهائية هي",
+                                                        "الإجابة الصحيحة هي",
+                                                        "الإجابة:",
+                                                        "النتيجة هي",
+                                                        "الناتج هو",
+                                                        "ответ:",
+                                                        "ответ —",
+                                                        "ответом является",
+                                                        "答えは",
+                                                        "答え：",
+                                                        "答え:",
+                                                        "답은",
+                                                        "정답은",
+                                                        "정답:",
+                                                        "correct option is",
+                                                        "correct choice is",
+                                                        "final result is"};
 
 // Words that may stand between "answer is" and the answer.
 constexpr std::array<absl::string_view, 10> kFillers = {
@@ -103,9 +140,8 @@ size_t MatchPhrase(absl::string_view text, size_t at) {
   if (c == 'a' && !inside_word && HoldsAt(text, at, "answer")) {
     return MatchAnswerLink(text, at + std::strlen("answer"));
   }
-  if (c != 'a' && c != 'r' && c != 'e' && c != 'l' && c != 's' &&
-      static_cast<unsigned char>(c) < 0x80)
-    return kNone;
+  const bool starts = absl::string_view("arelscf").find(c) != kNone;
+  if (!starts && static_cast<unsigned char>(c) < 0x80) return kNone;
   for (const absl::string_view phrase : kPhrases) {
     if (phrase[0] != c || !HoldsAt(text, at, phrase)) continue;
     if (inside_word && static_cast<unsigned char>(c) < 0x80) return kNone;

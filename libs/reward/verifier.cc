@@ -11,6 +11,8 @@
 #include "libs/reward/extract.h"
 #include "libs/reward/reading.h"
 #include "libs/reward/scan.h"
+#include "libs/reward/units.h"
+#include "libs/reward/words.h"
 
 namespace espalier::reward {
 namespace {
@@ -47,8 +49,9 @@ bool NumbersMatch(const PlainNumber& reference, const PlainNumber& answer) {
     return value == r || (half != 0 && RoundsTo(value, r, half));
   };
   if (reference.percent == answer.percent) return equal(a);
-  // "28%" is written as 28 or as 0.28.
-  return equal(a) || equal(reference.percent ? mpq_class(a * 100) : mpq_class(a / 100));
+  // "28%" is written as 28 or as 0.28; a reference below 1 without the sign is no percentage.
+  if (reference.percent) return equal(a) || equal(a * 100);
+  return equal(a / 100) || (abs(r) >= 1 && equal(a));
 }
 
 Verification FromNumbers(const PlainNumber& reference, const PlainNumber& answer) {
@@ -101,6 +104,13 @@ absl::string_view BeforeReason(absl::string_view text) {
   absl::string_view head = Trim(text.substr(0, first));
   while (!head.empty() && (head.back() == ',' || head.back() == ';')) head.remove_suffix(1);
   return Trim(head);
+}
+
+// The text up to its reason, or all of it.
+absl::string_view WithoutReason(absl::string_view text) {
+  const absl::string_view head = BeforeReason(text);
+  if (!head.empty()) return head;
+  return text.substr(0, std::min(text.find(", it "), text.find(". ")));
 }
 
 // "the largest n is 34": what is said behind the last "is"; between words of other scripts: the
@@ -208,6 +218,7 @@ Verifier::Verifier(absl::string_view reference, const VerifyOptions& options) : 
   Parse(reference_.get(), &budget);
   const Expression& expression = reference_->expression;
   // Other references that do not parse may still be met word by word.
+  if (ReadClock(reference_->text) || ReadDate(reference_->text)) return;
   if (expression.out_of_budget || budget.spent() || (!expression.ok() && !BracketsMatch(text))) {
     problem_ =
         absl::StrCat("The reference ", Shown(text), " cannot be read: ", expression.problem, ".");
@@ -221,17 +232,19 @@ Verification Verifier::Verify(absl::string_view answer_text) const {
   Reading answer = Read(answer_text);
   if (answer.text.empty()) return Make(Verdict::kWrong, "no_answer", "The answer is empty.");
   const Reading& reference = *reference_;
-  if (!options_.strict_units && reference.number.ok && answer.number.ok) {
+  const bool money_differs =
+      !reference.unit.empty() && !answer.unit.empty() && reference.unit != answer.unit;
+  if (!options_.strict_units && reference.number.ok && answer.number.ok && !money_differs) {
     Verification verification = FromNumbers(reference.number, answer.number);
     if (verification.verdict == Verdict::kCorrect || !reference.number.decimal) return verification;
   }
-  if (reference.number.ok) {
+  if (reference.number.ok && reference.number.decimal) {
     // "2,74" is 2.74 where the reference is a decimal.
-    const PlainNumber comma = ReadPlainNumber(answer.text, /*comma_decimal=*/true);
-    if (comma.ok && comma.decimal && reference.number.decimal &&
-        NumbersMatch(reference.number, comma)) {
+    const Quantity quantity = SplitQuantity(answer.text);
+    const PlainNumber comma = ReadPlainNumber(quantity.value, /*comma_decimal=*/true);
+    const bool money = reference.unit.empty() || quantity.unit.empty() || !money_differs;
+    if (comma.ok && comma.decimal && money && NumbersMatch(reference.number, comma))
       return FromNumbers(reference.number, comma);
-    }
   }
   std::string digits_r, digits_a;
   if (IsLongInteger(reference.text, &digits_r) && IsLongInteger(answer.text, &digits_a)) {
@@ -239,39 +252,87 @@ Verification Verifier::Verify(absl::string_view answer_text) const {
     return Make(equal ? Verdict::kCorrect : Verdict::kWrong, equal ? "integer_equal" : "number",
                 equal ? "The numbers are equal." : "The numbers differ.");
   }
-  answer.compact = Compact(answer.text);
-  const std::string compact =
-      reference.compact.empty() ? Compact(reference.text) : reference.compact;
-  if (!compact.empty() && answer.compact == compact) {
-    return Make(Verdict::kCorrect, "text_equal", "Answer and reference are written alike.");
-  }
   if (const char letter = ReferenceLetter(reference.text)) {
-    const char chosen = ChosenLetter(answer.text);
-    Verification verification =
-        chosen == letter ? Make(Verdict::kCorrect, "choice", "The letters agree.")
-        : chosen != 0    ? Make(Verdict::kWrong, "choice", "The letters differ.")
-                         : Make(Verdict::kWrong, "choice", "The answer chooses no single letter.");
-    verification.canonical_reference = std::string(1, letter);
-    if (chosen != 0) verification.canonical_answer = std::string(1, chosen);
-    return verification;
+    if (Verification choice = VerifyChoice(letter, answer); !choice.rule.empty()) return choice;
   }
   return VerifyParsed(answer.text, 0);
 }
 
+// The rule is empty when the letters do not decide.
+Verification Verifier::VerifyChoice(char letter, const Reading& answer) const {
+  const char chosen = ChosenLetter(answer.text);
+  // "(B) 12" is met by its content too.
+  const absl::string_view content = WithoutLabel(reference_->text);
+  if (chosen == 0 && !content.empty() && !Hedges(answer.text))
+    return Verifier(content, options_).Verify(answer.text);
+  const absl::string_view said = WithoutLabel(answer.text);
+  if (chosen == letter && !content.empty() && !said.empty()) {
+    // "(B) 13" contradicts the reference's own text of B.
+    const Reading a = Read(content), b = Read(said);
+    if (a.number.ok && b.number.ok && a.number.value != b.number.value)
+      return Make(Verdict::kWrong, "choice_contradicts", "The letter agrees, its content differs.");
+  }
+  Verification verification =
+      chosen == letter && !Hedges(WithoutReason(answer.text))
+          ? Make(Verdict::kCorrect, "choice", "The letters agree.")
+      : chosen == letter ? Make(Verdict::kWrong, "hedged", "The answer offers several letters.")
+      : chosen != 0      ? Make(Verdict::kWrong, "choice", "The letters differ.")
+                         : Make(Verdict::kWrong, "choice", "The answer chooses no single letter.");
+  // "E" may be a symbol or a word as well as a letter.
+  if (verification.verdict == Verdict::kWrong && EqualText(answer.text))
+    return Make(Verdict::kCorrect, "text_equal", "Answer and reference are written alike.");
+  verification.canonical_reference = std::string(1, letter);
+  if (chosen != 0) verification.canonical_answer = std::string(1, chosen);
+  return verification;
+}
+
+bool Verifier::EqualText(absl::string_view answer) const {
+  const std::string compact =
+      reference_->compact.empty() ? Compact(reference_->text) : reference_->compact;
+  if (!compact.empty() && Compact(answer) == compact) return true;
+  if (compact.empty() || !IsWordByte(reference_->text[0])) return false;
+  const std::string words = PlainWords(reference_->text);
+  return !words.empty() && PlainWords(answer) == words;
+}
+
+// Times of day and dates; the rule is empty when they are neither.
+Verification Verifier::VerifyCalendar(absl::string_view answer) const {
+  const auto decide = [](bool equal, const char* rule) {
+    return Make(equal ? Verdict::kCorrect : Verdict::kWrong, rule,
+                equal ? "They name the same time." : "They name different times.");
+  };
+  const auto clock = ReadClock(reference_->text), said = ReadClock(answer);
+  if (clock && said && (clock->marked || said->marked)) {
+    return decide(SameTime(*clock, *said), "time_of_day");
+  }
+  const auto date = ReadDate(reference_->text), day = ReadDate(answer);
+  if (date && day) {
+    const bool year = date->year == day->year || date->year == 0 || day->year == 0;
+    return decide(year && date->month == day->month && date->day == day->day, "date");
+  }
+  return {};
+}
+
 Verification Verifier::VerifyParsed(absl::string_view answer_text, int depth) const {
+  if (EqualText(answer_text))
+    return Make(Verdict::kCorrect, "text_equal", "Answer and reference are written alike.");
+  if (Verification calendar = VerifyCalendar(answer_text); !calendar.rule.empty()) return calendar;
   Budget budget;
   Reading answer = Read(answer_text);
   Parse(&answer, &budget);
+  if (!answer.expression.ok() && !WithoutLabel(answer.text).empty() && depth < kProseDepthMax)
+    return VerifyParsed(WithoutLabel(answer.text), depth + 1);
   if (answer.expression.out_of_budget || budget.spent()) {
     return Make(Verdict::kAbstain, "budget",
                 absl::StrCat("The answer cannot be read: ", answer.expression.problem, "."));
   }
   if (!answer.expression.ok()) return VerifyProse(answer.text, depth);
-  Expression parsed;
+  Reading again;
   const Expression* reference = &reference_->expression;
   if (!reference_->parsed) {
-    parsed = ParseExpression(reference_->text, &budget);
-    reference = &parsed;
+    again = Read(reference_->text);
+    Parse(&again, &budget);
+    reference = &again.expression;
   }
   if (!reference->ok()) {
     return Make(Verdict::kAbstain, "reference_unreadable",

@@ -23,6 +23,9 @@ class Verifier {
   Verification Verify(absl::string_view answer) const;
 
  private:
+  Verification VerifyChoice(char letter, const Reading& answer) const;
+  Verification VerifyCalendar(absl::string_view answer) const;
+  bool EqualText(absl::string_view answer) const;
   Verification VerifyParsed(absl::string_view answer, int depth) const;
   Verification VerifyProse(absl::string_view answer, int depth) const;
 
