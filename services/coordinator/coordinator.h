@@ -93,7 +93,7 @@ class Coordinator {
   void ReportSteps(v1::ReportStepsRequest request, Done<v1::ReportStepsResponse> done);
 
   // A word came over `link`; the first must be Hello. Calls link->Processed() once it was handled.
-  void Heard(std::shared_ptr<WorkerLink> link, v1::AttachRequest word);
+  void Heard(std::shared_ptr<WorkerLink> link, std::shared_ptr<const v1::AttachRequest> word);
   // The stream of `link` is over: `clean` when the worker closed it itself.
   void Closed(std::shared_ptr<WorkerLink> link, bool clean);
 

@@ -68,9 +68,10 @@ void SendReportAck(const Worker& worker, uint64_t durable_step) {
 
 }  // namespace
 
-void Coordinator::Heard(std::shared_ptr<WorkerLink> link, v1::AttachRequest word) {
+void Coordinator::Heard(std::shared_ptr<WorkerLink> link,
+                        std::shared_ptr<const v1::AttachRequest> word) {
   executor_.Post([this, link = std::move(link), word = std::move(word)] {
-    HandleWord(link, word);
+    HandleWord(link, *word);
     link->Processed();
   });
 }

@@ -2,6 +2,7 @@
 #include "services/coordinator/fleet.h"
 
 #include <algorithm>
+#include <unordered_set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -75,17 +76,18 @@ std::vector<Worker*> Fleet::Choose(uint32_t count, const std::vector<std::string
     std::sort(idle.begin(), idle.end(),
               [](const Worker* a, const Worker* b) { return a->attach_order < b->attach_order; });
     std::vector<Worker*> chosen(count, nullptr);
+    std::unordered_set<const Worker*> taken;
     for (uint32_t rank = 0; rank < count && rank < former.size(); ++rank) {
-      const auto it = std::find_if(idle.begin(), idle.end(), [&](const Worker* w) {
-        return w->hello.worker_id() == former[rank];
-      });
-      if (it == idle.end()) continue;
-      chosen[rank] = *it;
-      idle.erase(it);
+      Worker* const worker = Find(former[rank]);
+      if (worker == nullptr || !worker->idle() || worker->hello.backend() != backend) continue;
+      // An id that is named twice has one rank.
+      if (taken.insert(worker).second) chosen[rank] = worker;
     }
-    size_t next = 0;
+    auto next = idle.begin();
     for (Worker*& worker : chosen) {
-      if (worker == nullptr) worker = idle[next++];
+      if (worker != nullptr) continue;
+      while (taken.contains(*next)) ++next;
+      worker = *next++;
     }
     return chosen;
   }

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -55,7 +56,7 @@ class Fleet {
 
  private:
   std::map<std::string, std::unique_ptr<Worker>> workers_;
-  std::map<const WorkerLink*, Worker*> by_link_;
+  std::unordered_map<const WorkerLink*, Worker*> by_link_;
   uint64_t attach_count_ = 0;
 };
 

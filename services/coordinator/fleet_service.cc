@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "espalier/v1/fleet_service.grpc.pb.h"
+#include "google/protobuf/arena.h"
 #include "libs/observe/log.h"
 #include "libs/rpc/server.h"
 #include "services/coordinator/services.h"
@@ -13,6 +14,20 @@
 
 namespace espalier::coordinator {
 namespace {
+
+// One word and all its parts in a few blocks of memory: a report has hundreds of parts, and they
+// are freed on another thread than they were made on.
+struct ArenaWord {
+  static google::protobuf::ArenaOptions Blocks() {
+    google::protobuf::ArenaOptions options;
+    options.start_block_size = 1024;
+    options.max_block_size = 8192;
+    return options;
+  }
+  google::protobuf::Arena arena{Blocks()};
+  v1::AttachRequest* const request =
+      google::protobuf::Arena::CreateMessage<v1::AttachRequest>(&arena);
+};
 
 // Deletes itself when gRPC is done with it; the link outlives it and then drops what it is told.
 class AttachCall : public grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachResponse> {
@@ -32,9 +47,9 @@ class AttachCall : public grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachR
     if (ok) {
       // Taken out first: the next read may begin on the coordinator's thread at any moment after
       // ReadDone.
-      v1::AttachRequest word = std::exchange(incoming_, {});
+      const std::shared_ptr<ArenaWord> word = std::move(incoming_);
       link_->ReadDone();
-      coordinator_->Heard(link_, std::move(word));
+      coordinator_->Heard(link_, {word, word->request});
       link_->Read();
     } else {
       // Half-closed, or broken: OnDone knows which.
@@ -102,7 +117,8 @@ class AttachCall : public grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachR
     void ReadLocked() {
       if (call_ == nullptr || reading_ || end_.has_value() || unhandled_ >= kUnhandledMax) return;
       reading_ = true;
-      call_->StartRead(&call_->incoming_);
+      call_->incoming_ = std::make_shared<ArenaWord>();
+      call_->StartRead(call_->incoming_->request);
     }
     void EndLocked(const absl::Status& status) {
       if (call_ == nullptr || end_.has_value()) return;
@@ -137,7 +153,7 @@ class AttachCall : public grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachR
 
   Coordinator* const coordinator_;
   grpc::CallbackServerContext* const context_;
-  v1::AttachRequest incoming_;
+  std::shared_ptr<ArenaWord> incoming_;  // being read
   const std::shared_ptr<Link> link_;
 };
 

@@ -1,7 +1,11 @@
 // Ledger: keys and serialization of the coordinator's tables.
 #include "services/coordinator/ledger.h"
 
+#include <algorithm>
+#include <atomic>
+#include <iterator>
 #include <limits>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -122,6 +126,23 @@ absl::StatusOr<std::vector<uint64_t>> Ledger::FirstKept(const std::string& run_i
   return first;
 }
 
+absl::Status Ledger::AppendAll(const std::map<std::string, std::vector<history::LoadRow>>& loads) {
+  std::vector<absl::Status> outcomes(loads.size());
+  std::atomic<size_t> next = 0;
+  const auto append = [&] {
+    for (size_t i = next++; i < loads.size(); i = next++) {
+      const auto& [run_id, rows] = *std::next(loads.begin(), static_cast<int64_t>(i));
+      outcomes[i] = history_->Append(run_id, rows);
+    }
+  };
+  std::vector<std::thread> helpers;
+  while (helpers.size() + 1 < std::min(loads.size(), kAppendersMax)) helpers.emplace_back(append);
+  append();
+  for (std::thread& helper : helpers) helper.join();
+  for (const absl::Status& outcome : outcomes) RETURN_IF_ERROR(outcome);
+  return absl::OkStatus();
+}
+
 absl::Status Ledger::Flush() {
   auto writes = std::exchange(writes_, {});
   auto loads = std::exchange(loads_, {});
@@ -139,7 +160,7 @@ absl::Status Ledger::Flush() {
       // Before the rest: points that this very batch writes again must survive.
       writes.insert(writes.begin(), gone.begin(), gone.end());
     }
-    for (const auto& [run_id, rows] : loads) RETURN_IF_ERROR(history_->Append(run_id, rows));
+    RETURN_IF_ERROR(AppendAll(loads));
     if (writes.empty()) return absl::OkStatus();
     return store_->Commit(std::move(writes));
   }();

@@ -87,6 +87,10 @@ class Ledger {
   absl::Status Backup(const std::string& directory) const { return store_->Backup(directory); }
 
  private:
+  // Each append waits for a sync; those that wait at the same time share one.
+  static constexpr size_t kAppendersMax = 16;
+  absl::Status AppendAll(const std::map<std::string, std::vector<history::LoadRow>>& loads);
+
   std::unique_ptr<history::Store> store_;
   std::unique_ptr<history::LoadHistory> history_;
   std::vector<history::Store::Write> writes_;
