@@ -28,9 +28,12 @@ constexpr std::array<absl::string_view, 12> kConfirms = {
     "yes", "this confirms", "that confirms", "indeed", "confirmed", "so yes", "sí", "oui", "ja",
     "да",  "是的",          "so indeed"};
 // A sentence that holds one of these asserts no result.
-constexpr std::array<absl::string_view, 16> kHedges = {
-    "suppose", "assume", "if",    "let",     "maybe", "perhaps", "might",         "could",
-    "try",     "guess",  "about", "roughly", "would", "whether", "approximately", "or"};
+constexpr std::array<absl::string_view, 20> kHedges = {
+    "says",  "asks",    "given",   "told",    "suppose",       "assume", "if",
+    "let",   "maybe",   "perhaps", "might",   "could",         "try",    "guess",
+    "about", "roughly", "would",   "whether", "approximately", "or"};
+// A sentence with one of these sums up.
+constexpr std::array<absl::string_view, 3> kSums = {"together", "altogether", "in total"};
 // Behind the result of a calculation these make it an assertion ("8 - 5 = 3 remain").
 constexpr std::array<absl::string_view, 8> kPredicates = {
     "left", "remain", "remains", "remaining", "total", "altogether", "are", "is"};
@@ -38,7 +41,8 @@ constexpr std::array<absl::string_view, 8> kPredicates = {
 bool IsNumberByte(char c) { return IsDigit(c) || c == '.' || c == ',' || c == '/'; }
 
 bool WordAt(absl::string_view text, size_t at, absl::string_view word) {
-  if (!HoldsAt(text, at, word)) return false;
+  // First what tells most words apart.
+  if (at >= text.size() || Lower(text[at]) != word[0] || !HoldsAt(text, at, word)) return false;
   const size_t behind = at + word.size();
   return behind >= text.size() || !IsLetter(text[behind]) || !IsLetter(word.back());
 }
@@ -57,10 +61,17 @@ size_t LeadSize(absl::string_view text, const Words& words) {
   return 0;
 }
 
-bool HoldsWord(absl::string_view text, const absl::string_view word) {
-  for (size_t at = FindWithoutCase(text, word); at != kNone;
-       at = FindWithoutCase(text, word, at + 1)) {
-    if ((at == 0 || !IsWordByte(text[at - 1])) && WordAt(text, at, word)) return true;
+// Whether one of `words` stands in the text, as a word. One pass.
+template <typename Words>
+bool HoldsAny(absl::string_view text, const Words& words) {
+  bool inside = false;
+  for (size_t at = 0; at < text.size(); ++at) {
+    const bool starts = IsWordByte(text[at]) && !inside;
+    inside = IsWordByte(text[at]);
+    if (!starts) continue;
+    for (const absl::string_view word : words) {
+      if (WordAt(text, at, word)) return true;
+    }
   }
   return false;
 }
@@ -83,11 +94,7 @@ class Clause {
   bool works() const { return works_; }
 
   // Words behind the last number, such as "are left".
-  bool AssertsBehindLast() const {
-    const absl::string_view behind = text_.substr(last_.end);
-    return std::any_of(kPredicates.begin(), kPredicates.end(),
-                       [&](absl::string_view word) { return HoldsWord(behind, word); });
-  }
+  bool AssertsBehindLast() const { return HoldsAny(text_.substr(last_.end), kPredicates); }
 
  private:
   void FindNumbers() {
@@ -159,18 +166,25 @@ size_t LastClause(absl::string_view text) {
   return 0;
 }
 
-// "x = 5" or "$x = 5$" at the end: an unknown is named.
-absl::string_view NamedUnknown(absl::string_view text) {
-  while (!text.empty() &&
-         (text.back() == '$' || text.back() == ')' || text.back() == '\\' || text.back() == '*'))
+bool HasLetter(absl::string_view text) { return std::any_of(text.begin(), text.end(), IsWordByte); }
+
+// The value of an equation whose left side is a name: "x = 5", "$x = 5$", "gcd(12, 18) = 6",
+// "Speed = 120 / 2 = 60". Empty for others.
+absl::string_view NamedValue(absl::string_view text) {
+  while (!text.empty() && (text.back() == '$' || text.back() == '\\' || text.back() == '*')) {
     text.remove_suffix(1);
-  const size_t equals = text.rfind('=');
-  if (equals == kNone || equals == 0) return {};
-  size_t name = equals;
-  while (name > 0 && text[name - 1] == ' ') --name;
-  if (name == 0 || !IsLetter(text[name - 1])) return {};
-  if (name > 1 && (IsLetter(text[name - 2]) || IsDigit(text[name - 2]))) return {};
-  return Trim(text.substr(equals + 1));
+  }
+  const size_t first = text.find('='), last = text.rfind('=');
+  if (first == kNone || first == 0) return {};
+  absl::string_view name = Trim(text.substr(0, first));
+  // "Dividing both sides by 3 gives x = 2": the name is the last word before the sign.
+  const size_t word = name.rfind(' ');
+  if (word != kNone && name.back() != ')' && !HasLetter(name.substr(word))) return {};
+  if (!HasLetter(name) || IsDigit(name.back())) return {};
+  if (word == kNone && IsDigit(name.front())) return {};  // "2x = 10"
+  if (word != kNone && name.back() != ')' && IsDigit(name[word + 1])) return {};
+  if (Clause(name).works()) return {};
+  return Trim(text.substr(last + 1));
 }
 
 absl::string_view LastFormula(absl::string_view text) {
@@ -199,11 +213,6 @@ absl::string_view BehindLast(absl::string_view text, absl::string_view word) {
 
 bool HasDigit(absl::string_view text) { return std::any_of(text.begin(), text.end(), IsDigit); }
 
-bool IsHedged(absl::string_view text) {
-  return std::any_of(kHedges.begin(), kHedges.end(),
-                     [&](absl::string_view word) { return HoldsWord(text, word); });
-}
-
 // The likeliest first; the content as a whole only where it may be more than one number.
 void AddValues(absl::string_view content, absl::string_view named, bool formula,
                ConclusionReading* reading) {
@@ -211,9 +220,10 @@ void AddValues(absl::string_view content, absl::string_view named, bool formula,
   AddValue(named, reading);
   if (formula) AddValue(LastFormula(content), reading);
   if (numbers.count() > 0) AddValue(numbers.Text(numbers.last()), reading);
-  const absl::string_view predicate = BehindLast(content, " is ");
-  if (const Clause said(predicate); said.count() > 0 && numbers.count() > 1) {
-    AddValue(said.Text(said.first()), reading);
+  for (const absl::string_view verb : {" is ", " are ", " have ", " need "}) {
+    const absl::string_view predicate = BehindLast(content, verb);
+    if (predicate.empty() || numbers.count() < 2) continue;
+    if (const Clause said(predicate); said.count() > 0) AddValue(said.Text(said.first()), reading);
   }
   if (formula || content.find_first_of("=({[") != kNone) AddValue(content, reading);
 }
@@ -229,6 +239,46 @@ absl::string_view Bare(absl::string_view text) {
     text.remove_suffix(1);
   while (!text.empty() && (text.front() == '*' || text.front() == '_')) text.remove_prefix(1);
   return text;
+}
+
+// The clause that may conclude, and the words that lead it.
+struct Leading {
+  absl::string_view clause;
+  size_t confirm = 0, lead = 0;  // sizes
+  bool leads_sentence = false;
+
+  absl::string_view content() const { return clause.substr(std::max(confirm, lead)); }
+};
+Leading FindLeading(absl::string_view said) {
+  Leading leading{said, LeadSize(said, kConfirms), LeadSize(said, kLeads), true};
+  if (leading.confirm > 0 || leading.lead > 0) return leading;
+  leading.leads_sentence = false;
+  const size_t last = LastClause(said);
+  const absl::string_view tail = said.substr(last);
+  const size_t lead = LeadSize(tail, kLeads);
+  const bool joined = WordAt(tail, 0, "and") && Clause(tail).count() == 1;
+  if (last == 0 || (lead == 0 && !joined)) return leading;
+  return {tail, 0, lead, false};
+}
+
+// "25 cents make one more": a number that leads a sentence is its subject, not its result.
+bool IsPremise(absl::string_view content, const Clause& numbers) {
+  return !content.empty() && (IsDigit(content[0]) || content[0] == '$') &&
+         !numbers.AssertsBehindLast();
+}
+
+Conclusion KindOf(const Leading& leading, const Clause& numbers, absl::string_view named) {
+  if (leading.confirm > 0) return Conclusion::kConfirm;
+  if (!named.empty()) return Conclusion::kStrong;
+  const absl::string_view content = leading.content();
+  if (numbers.works()) {
+    // A calculation is working, unless it asserts what it yields or ends what a conclusion leads.
+    return leading.leads_sentence || numbers.AssertsBehindLast() ? Conclusion::kWeak
+                                                                 : Conclusion::kNone;
+  }
+  if (leading.lead > 0 || HoldsAny(content, kSums)) return Conclusion::kStrong;
+  return numbers.count() == 1 && !IsPremise(content, numbers) ? Conclusion::kWeak
+                                                              : Conclusion::kNone;
 }
 
 }  // namespace
@@ -252,39 +302,15 @@ ConclusionReading ReadConclusion(absl::string_view text, const Sentence& sentenc
     const size_t behind = cue.begin + cue.size - sentence.begin;
     if (behind < said.size()) said = said.substr(behind);
   }
-  absl::string_view clause = said;
-  size_t confirm = LeadSize(said, kConfirms), lead = LeadSize(said, kLeads);
-  if (confirm == 0 && lead == 0) {
-    const size_t last = LastClause(said);
-    const absl::string_view tail = said.substr(last);
-    const size_t tail_lead = LeadSize(tail, kLeads);
-    const bool joined = WordAt(tail, 0, "and");
-    if (last > 0 && (tail_lead > 0 || (joined && Clause(tail).count() == 1))) {
-      clause = tail;
-      lead = tail_lead;
-    }
-  }
-  if (IsHedged(clause)) return reading;
-  const absl::string_view content = clause.substr(std::max(confirm, lead));
+  const Leading leading = FindLeading(said);
+  if (HoldsAny(leading.clause, kHedges)) return reading;
+  const absl::string_view content = leading.content();
   const Clause numbers(content);
-  const absl::string_view named = NamedUnknown(content);
-  if (confirm > 0) {
-    reading.kind = Conclusion::kConfirm;
-  } else if (lead > 0 || !named.empty() || HoldsWord(content, "together") ||
-             HoldsWord(content, "altogether") || HoldsWord(content, "in total")) {
-    reading.kind = Conclusion::kStrong;
-  } else if (numbers.works() ? numbers.AssertsBehindLast() : numbers.count() == 1) {
-    reading.kind = Conclusion::kWeak;
-  } else {
-    return reading;
-  }
-  // A calculation is working, unless it ends the sentence that a conclusion leads.
-  const bool leads_sentence = (lead > 0 || confirm > 0) && clause.data() == said.data();
-  if (numbers.works() && !leads_sentence && !numbers.AssertsBehindLast()) {
-    reading.kind = Conclusion::kNone;
-    return reading;
-  }
-  AddValues(content, named, formula, &reading);
+  const absl::string_view named = NamedValue(content);
+  reading.kind = KindOf(leading, numbers, named);
+  reading.leads = leading.lead > 0;
+  reading.names = !named.empty() && !numbers.works();
+  if (reading.kind != Conclusion::kNone) AddValues(content, named, formula, &reading);
   return reading;
 }
 

@@ -20,7 +20,9 @@ enum class Conclusion {
 // What a sentence may be saying; which of `values` is the answer is for the verifier to find.
 struct ConclusionReading {
   Conclusion kind = Conclusion::kNone;
-  bool has_digits = false;                  // works with numbers, if it is no conclusion
+  bool has_digits = false;  // works with numbers, if it is no conclusion
+  bool names = false;       // gives a name its value, without working ("And b = 8.")
+  bool leads = false;       // a word of conclusion leads it ("so", "therefore")
   std::array<absl::string_view, 5> values;  // candidates, likeliest first
   size_t value_count = 0;
 };

@@ -94,33 +94,28 @@ bool IsAscii(absl::string_view text) {
                      [](char c) { return static_cast<unsigned char>(c) < 0x80; });
 }
 
-bool Holds(const Counts& counts, int script) {
-  return counts[script] > (script == kLatin ? kStrayLatinLetters : kStrayLetters);
+bool IsForeign(const Counts& own, const Counts& allowed, int script) {
+  const size_t stray = script == kLatin ? kStrayLatinLetters : kStrayLetters;
+  return allowed[script] == 0 && own[script] > stray;
 }
 
 }  // namespace
 
 bool KeepsToLanguage(absl::string_view trace, absl::string_view prompt) {
-  if (IsAscii(trace)) return true;
+  if (IsAscii(trace) && IsAscii(prompt)) return true;
   const Counts own = CountScripts(trace);
   Counts allowed = CountScripts(prompt);
-  // Japanese writes Han and Kana together.
-  if (allowed[kKana] > 0) allowed[kHan] = std::max(allowed[kHan], allowed[kKana]);
   const bool prompt_has_letters =
       std::any_of(allowed.begin(), allowed.end(), [](size_t count) { return count > 0; });
-  if (!prompt_has_letters) {
-    const auto main = std::max_element(own.begin(), own.end());
-    allowed[main - own.begin()] = 1;
-    if (own[kKana] > kStrayLetters) allowed[kHan] = allowed[kKana] = 1;
+  if (!prompt_has_letters) allowed[std::max_element(own.begin(), own.end()) - own.begin()] = 1;
+  // Japanese writes Han and Kana together.
+  if (allowed[kKana] > 0 || (!prompt_has_letters && own[kKana] > kStrayLetters)) {
+    allowed[kHan] = allowed[kKana] = 1;
   }
-  int scripts = 0;
-  bool foreign = false;
   for (int script = 0; script < kScripts; ++script) {
-    if (!Holds(own, script)) continue;
-    ++scripts;
-    foreign = foreign || allowed[script] == 0;
+    if (IsForeign(own, allowed, script)) return false;
   }
-  return scripts < 2 || !foreign;
+  return true;
 }
 
 }  // namespace espalier::reward

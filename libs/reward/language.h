@@ -5,10 +5,9 @@
 
 namespace espalier::reward {
 
-// False for a trace that mixes scripts, one of which its prompt does not have; without a prompt,
-// one beside its own main script. Latin and Greek letters by themselves are mathematics; words of
-// Latin letters count, those of LaTeX and tags aside. A few letters of a script are a name, not a
-// mixture.
+// False for a trace with a script that its prompt does not have; without a prompt, with one beside
+// its own main script. Greek letters are mathematics and count for nothing; of Latin letters those
+// of words count, LaTeX and tags aside. A few letters of a script are a name or a unit.
 bool KeepsToLanguage(absl::string_view trace, absl::string_view prompt);
 
 }  // namespace espalier::reward

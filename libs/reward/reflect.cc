@@ -25,6 +25,7 @@ struct Item {
   bool marked = false, right = false;
   bool checks = false;  // holds a cue of hesitation
   bool works = false;   // has numbers and is no right conclusion
+  bool leads = false;   // a word of conclusion leads it
   bool last_of_section = false;
   Conclusion kind = Conclusion::kNone;
 };
@@ -121,13 +122,14 @@ class Reader {
     for (size_t i = 0; i < reading.value_count && item.kind == Conclusion::kNone; ++i) {
       if (values_.IsRight(reading.values[i])) item.kind = reading.kind;
     }
-    item.works = reading.has_digits && item.kind == Conclusion::kNone;
+    item.leads = reading.leads;
+    item.works = reading.has_digits && item.kind == Conclusion::kNone && !reading.names;
     items_.push_back(item);
   }
 
   // From the end: a conclusion stands when what follows it is no further work on it.
   void Settle() {
-    enum { kSettles, kSaidAgain, kWorks } behind = kSettles;
+    enum { kSettles, kConcludes, kSaysAgain, kWorks } behind = kSettles;
     for (auto item = items_.rbegin(); item != items_.rend(); ++item) {
       if (item->last_of_section) behind = kSettles;
       if (item->marked) {
@@ -135,13 +137,15 @@ class Reader {
         behind = item->right || item->checks ? kSettles : kWorks;
         continue;
       }
-      item->right = item->kind == Conclusion::kConfirm ||
-                    (item->kind == Conclusion::kStrong && behind != kWorks) ||
-                    (item->kind == Conclusion::kWeak && behind == kSettles);
+      item->right =
+          item->kind == Conclusion::kConfirm ||
+          (item->kind == Conclusion::kStrong && behind != kWorks) ||
+          (item->kind == Conclusion::kWeak && (behind == kSettles || behind == kConcludes));
       if (item->checks) {
         behind = kSettles;
       } else if (item->right) {
-        behind = kSaidAgain;
+        // "She gives away 8. She has 8 left." says it once, "8 are left. So she has 8." twice.
+        behind = item->leads ? kConcludes : kSaysAgain;
       } else if (item->works || item->kind != Conclusion::kNone) {
         behind = kWorks;
       }

@@ -28,7 +28,7 @@ struct CueWord {
   absl::string_view text;
   bool goes_on = false;
 };
-constexpr std::array<CueWord, 46> kCues = {{{"wait"},
+constexpr std::array<CueWord, 47> kCues = {{{"wait"},
                                             {"hmm", true},
                                             {"hm"},
                                             {"oops"},
@@ -63,6 +63,7 @@ constexpr std::array<CueWord, 46> kCues = {{{"wait"},
                                             {"to make sure"},
                                             {"but is that right"},
                                             {"am i sure"},
+                                            {"check:", true},
                                             {"espera"},
                                             {"un momento"},
                                             {"voy a comprobar", true},
@@ -216,13 +217,14 @@ class Splitter {
 };
 
 bool StartsCue(char lower) {
-  constexpr absl::string_view kFirst = "abdehjlmortuvw";
+  constexpr absl::string_view kFirst = "abcdehjlmortuvw";
   return kFirst.find(lower) != kNone;
 }
 
 size_t CueAt(absl::string_view text, size_t at) {
+  const char first = Lower(text[at]);
   for (const CueWord& cue : kCues) {
-    if (!HoldsAt(text, at, cue.text)) continue;
+    if (cue.text[0] != first || !HoldsAt(text, at, cue.text)) continue;
     const size_t behind = at + cue.text.size();
     // "waiter" and "waited" are no cues; "hmmm" is.
     if (!cue.goes_on && behind < text.size() && IsWordByte(text[behind])) continue;
