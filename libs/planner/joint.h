@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "libs/planner/planner.h"
+#include "libs/planner/replicas.h"
 
 namespace espalier::planner {
 
@@ -38,17 +39,9 @@ struct PlanRequest {
   // Leave the placement alone while the mean over layers of max/mean is at most this and nothing is
   // pruned; 0 plans always.
   double trigger = 0;
-  double min_gain = 0.01;        // of a layer's heaviest rank
-  double moves_max_share = 1;    // of a layer's experts
+  double min_gain = 0.01;      // of a layer's heaviest rank
+  double moves_max_share = 1;  // of a layer's experts
   CostModel cost;
-};
-
-// An expert heavier than a rank's share: what copies of it would give.
-struct ReplicaAdvice {
-  int expert = 0;
-  double load_over_rank_mean = 1;
-  int copies = 2;  // in all, the fewest that bring the layer as near to balance as copies can
-  double max_over_mean_with_copies = 1;
 };
 
 // One layer's part of a plan, with its certificate. Without `ranks` in the state, "before" figures

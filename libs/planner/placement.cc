@@ -2,6 +2,7 @@
 // the lower bound.
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 
 #include "libs/observe/log.h"
@@ -25,13 +26,13 @@ struct Exchange {
 
 class Search {
  public:
+  // At most `capacity` experts a rank.
   Search(const std::vector<double>& loads, const std::vector<int>& current,
-         const PlacementOptions& options)
+         const PlacementOptions& options, int capacity)
       : loads_(loads),
         current_(current),
         rank_count_(options.rank_count),
-        capacity_((static_cast<int>(loads.size()) + rank_count_ - 1) / rank_count_ +
-                  options.extra_slots),
+        capacity_(capacity),
         moves_max_(options.moves_max),
         rank_of_(loads.size(), kNone),
         rank_loads_(rank_count_, 0.0),
@@ -51,10 +52,10 @@ class Search {
     return std::max(mean_, heaviest);
   }
 
-  // Keeps every expert where it is as far as that is possible, and places the rest by LPT.
-  void Start() {
-    for (int i = 0; i < static_cast<int>(current_.size()); ++i) {
-      if (current_[i] >= 0 && current_[i] < rank_count_) Insert(i, current_[i]);
+  // Keeps every expert where `start` has it as far as that is possible, and places the rest by LPT.
+  void Start(const std::vector<int>& start) {
+    for (int i = 0; i < static_cast<int>(start.size()); ++i) {
+      if (start[i] >= 0 && start[i] < rank_count_) Insert(i, start[i]);
     }
     RepairCapacity();
     std::vector<int> order(loads_.size());
@@ -86,7 +87,6 @@ class Search {
 
   const std::vector<int>& ranks() const { return rank_of_; }
   int moves() const { return current_.empty() ? 0 : moves_; }
-  double mean() const { return mean_; }
   double peak() const { return *std::max_element(rank_loads_.begin(), rank_loads_.end()); }
 
  private:
@@ -262,6 +262,87 @@ class Search {
   double enough_ = 0;  // a peak that needs no further improvement; 0 from nothing
 };
 
+// Places by search alone, from `start`; moves are counted against `current`.
+std::vector<int> PlaceFlat(const std::vector<double>& loads, const std::vector<int>& current,
+                           const std::vector<int>& start, const PlacementOptions& options,
+                           int capacity, double* bound, int* moves) {
+  Search search(loads, current, options, capacity);
+  *bound = search.LowerBound();
+  search.Start(start);
+  search.Improve(*bound * (1 + options.tolerance));
+  *moves = search.moves();
+  return search.ranks();
+}
+
+int Capacity(size_t experts, int rank_count, int extra_slots) {
+  return (static_cast<int>(experts) + rank_count - 1) / rank_count + extra_slots;
+}
+
+// Ranks of each node, when there are several of one size; else nothing.
+std::vector<std::vector<int>> EqualNodes(const PlacementOptions& options) {
+  std::map<int, std::vector<int>> ranks_of;
+  for (size_t rank = 0; rank < options.node_of_rank.size(); ++rank)
+    ranks_of[options.node_of_rank[rank]].push_back(static_cast<int>(rank));
+  std::vector<std::vector<int>> nodes;
+  for (auto& [node, ranks] : ranks_of) nodes.push_back(std::move(ranks));
+  const bool equal = std::all_of(nodes.begin(), nodes.end(), [&](const auto& ranks) {
+    return ranks.size() == nodes.front().size();
+  });
+  if (nodes.size() < 2 || !equal) nodes.clear();
+  return nodes;
+}
+
+// Nodes first, then the ranks of each. What a node cannot even out by itself (its experts came
+// unlucky) is left to the exchange between all ranks that follows.
+std::vector<int> PlaceOnNodes(const std::vector<double>& loads, const std::vector<int>& current,
+                              const PlacementOptions& options,
+                              const std::vector<std::vector<int>>& nodes, int capacity) {
+  const int per_node = static_cast<int>(nodes.front().size());
+  std::vector<int> node_of(options.rank_count), place_of(options.rank_count);
+  for (size_t node = 0; node < nodes.size(); ++node) {
+    for (int place = 0; place < per_node; ++place) {
+      node_of[nodes[node][place]] = static_cast<int>(node);
+      place_of[nodes[node][place]] = place;
+    }
+  }
+  const auto known = [&](size_t i) {
+    return i < current.size() && current[i] >= 0 && current[i] < options.rank_count;
+  };
+  std::vector<int> current_nodes;
+  for (size_t i = 0; i < current.size(); ++i)
+    current_nodes.push_back(known(i) ? node_of[current[i]] : kNone);
+  PlacementOptions between = options;
+  between.rank_count = static_cast<int>(nodes.size());
+  double bound = 0;
+  int moves = 0;
+  const std::vector<int> chosen =
+      PlaceFlat(loads, current_nodes, current_nodes, between, capacity * per_node, &bound, &moves);
+  int budget = std::max(0, options.moves_max - moves);
+  std::vector<int> ranks(loads.size(), kNone);
+  for (size_t node = 0; node < nodes.size(); ++node) {
+    std::vector<size_t> mine;
+    std::vector<double> own;
+    std::vector<int> places;
+    for (size_t i = 0; i < loads.size(); ++i) {
+      if (chosen[i] != static_cast<int>(node)) continue;
+      mine.push_back(i);
+      own.push_back(loads[i]);
+      // One that comes from elsewhere moves anyway: it goes where it fits best.
+      const bool stays = known(i) && node_of[current[i]] == static_cast<int>(node);
+      if (!current.empty()) places.push_back(stays ? place_of[current[i]] : kNone);
+    }
+    if (mine.empty()) continue;
+    const auto newcomers = static_cast<int>(std::count(places.begin(), places.end(), kNone));
+    PlacementOptions within = options;
+    within.rank_count = per_node;
+    within.moves_max = current.empty() ? options.moves_max : budget + newcomers;
+    const std::vector<int> found = PlaceFlat(own, places, places, within, capacity, &bound, &moves);
+    budget = std::max(0, budget - (moves - newcomers));
+    for (size_t i = 0; i < mine.size(); ++i) ranks[mine[i]] = nodes[node][found[i]];
+  }
+  return ranks;
+}
+
 }  // namespace
 
 Placement PlaceExperts(const std::vector<double>& loads, const std::vector<int>& current,
@@ -269,17 +350,21 @@ Placement PlaceExperts(const std::vector<double>& loads, const std::vector<int>&
   CHECK_GE(options.rank_count, 1);
   CHECK_GE(options.extra_slots, 0);
   if (!current.empty()) CHECK_EQ(current.size(), loads.size());
+  if (!options.node_of_rank.empty())
+    CHECK_EQ(static_cast<int>(options.node_of_rank.size()), options.rank_count);
   for (const double load : loads) CHECK(std::isfinite(load) && load >= 0) << load;
-  Search search(loads, current, options);
-  const double bound = search.LowerBound();
-  search.Start();
-  search.Improve(bound * (1 + options.tolerance));
+  const int capacity = Capacity(loads.size(), options.rank_count, options.extra_slots);
+  const std::vector<std::vector<int>> nodes = EqualNodes(options);
+  const std::vector<int> start =
+      nodes.empty() ? current : PlaceOnNodes(loads, current, options, nodes, capacity);
+  double bound = 0;
   Placement placement;
-  placement.ranks = search.ranks();
-  placement.moves = search.moves();
-  if (search.mean() > 0) {
+  placement.ranks = PlaceFlat(loads, current, start, options, capacity, &bound, &placement.moves);
+  const double mean =
+      std::accumulate(loads.begin(), loads.end(), 0.0) / static_cast<double>(options.rank_count);
+  if (mean > 0) {
     placement.max_over_mean = MaxOverMean(loads, placement.ranks, options.rank_count);
-    placement.lower_bound_over_mean = bound / search.mean();
+    placement.lower_bound_over_mean = bound / mean;
   }
   return placement;
 }
@@ -297,6 +382,25 @@ double MaxOverMean(const std::vector<double>& loads, const std::vector<int>& ran
   }
   if (!(total > 0)) return 1;
   return *std::max_element(sums.begin(), sums.end()) / (total / rank_count);
+}
+
+double NodeMaxOverMean(const std::vector<double>& loads, const std::vector<int>& ranks,
+                       const std::vector<int>& node_of_rank) {
+  CHECK_EQ(loads.size(), ranks.size());
+  std::map<int, double> sums, sizes;
+  for (const int node : node_of_rank) ++sizes[node];
+  double total = 0;
+  for (size_t i = 0; i < loads.size(); ++i) {
+    if (node_of_rank.empty()) break;
+    sums[node_of_rank.at(static_cast<size_t>(ranks[i]))] += loads[i];
+    total += loads[i];
+  }
+  double worst = 1;
+  for (const auto& [node, load] : sums) {
+    const double share = sizes[node] / static_cast<double>(node_of_rank.size());
+    if (total > 0) worst = std::max(worst, load / (total * share));
+  }
+  return worst;
 }
 
 }  // namespace espalier::planner

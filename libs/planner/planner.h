@@ -60,7 +60,8 @@ struct PruneOptions {
   int keep_min = 1;  // never below top_k: the caller sees to it
   std::vector<int> protected_experts;
 };
-// LAEP: ids of the experts to prune, ascending. [arXiv 2601.14327]
+// LAEP: ids of the experts to prune, ascending [arXiv 2601.14327]. `loads` may be any score that is
+// higher for an expert worth more: alpha then speaks of the mean score, beta of the sum of scores.
 std::vector<int> SelectPruned(const std::vector<int>& experts, const std::vector<double>& loads,
                               const PruneOptions& options);
 
@@ -69,6 +70,9 @@ struct PlacementOptions {
   int extra_slots = 2;        // capacity of a rank = ceil(experts / ranks) + extra_slots
   double tolerance = 0.005;   // stop within this of the lower bound
   int moves_max = std::numeric_limits<int>::max();  // budget against `current`
+  // Node of each rank. Nodes of equal size are balanced first, then the ranks within each; empty, one
+  // node, or nodes of different sizes: ranks alone.
+  std::vector<int> node_of_rank;
 };
 struct Placement {
   std::vector<int> ranks;  // aligned with loads
@@ -80,5 +84,8 @@ struct Placement {
 Placement PlaceExperts(const std::vector<double>& loads, const std::vector<int>& current,
                        const PlacementOptions& options);
 double MaxOverMean(const std::vector<double>& loads, const std::vector<int>& ranks, int rank_count);
+// Likewise of the nodes, each against its share of the ranks; 1 without nodes.
+double NodeMaxOverMean(const std::vector<double>& loads, const std::vector<int>& ranks,
+                       const std::vector<int>& node_of_rank);
 
 }  // namespace espalier::planner

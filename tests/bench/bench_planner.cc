@@ -88,7 +88,8 @@ BENCHMARK(BM_Place)
     ->ArgsProduct({{512}, {64}, {0, 1, 2, 3}, {0, 2}})
     ->Unit(benchmark::kMillisecond);
 
-// A whole model: 60 layers of 256 experts on 32 ranks, pruned and placed. Argument: Kind.
+// A whole model: 60 layers of 256 experts on 32 ranks, pruned, placed and weighed. Arguments: Kind,
+// ranks a node (0: one node).
 void BM_PlanModel(benchmark::State& state) {
   std::vector<espalier::planner::LayerState> layers(60);
   for (int l = 0; l < 60; ++l) {
@@ -100,12 +101,32 @@ void BM_PlanModel(benchmark::State& state) {
     }
     layers[l].previous_loads = layers[l].loads;
   }
+  espalier::planner::PlanRequest request;
+  for (const auto& layer : layers) request.prunable.insert(layer.layer);
+  request.layers = std::move(layers);
+  request.prune.beta = 0.02;
+  request.topology.rank_count = 32;
+  const int per_node = static_cast<int>(state.range(1));
+  for (int rank = 0; per_node > 0 && rank < 32; ++rank)
+    request.topology.node_of_rank.push_back(rank / per_node);
+  request.tolerance = kTolerance;
+  request.cost = {.step_seconds = 1, .experts_seconds = 0.5, .expert_bytes = 1e8};
+  espalier::planner::JointPlan plan;
   for (auto _ : state) {
-    benchmark::DoNotOptimize(espalier::planner::PlanLayers(
-        layers, {.beta = 0}, {.rank_count = 32, .tolerance = kTolerance}));
+    plan = espalier::planner::MakePlan(request);
+    benchmark::DoNotOptimize(plan);
   }
+  double nodes = 0;
+  for (const auto& layer : plan.layers) nodes += layer.node_max_over_mean_after;
+  state.counters["max_over_mean_before"] = plan.imbalance_before;
+  state.counters["max_over_mean_after"] = plan.imbalance_after;
+  state.counters["node_max_over_mean_after"] = nodes / 60;
+  state.counters["payback_steps"] = plan.payback_steps.value_or(0);
 }
-BENCHMARK(BM_PlanModel)->DenseRange(0, 3)->Unit(benchmark::kMillisecond);
+BENCHMARK(BM_PlanModel)
+    ->ArgsProduct({{0, 1, 2, 3}, {0, 8}})
+    ->ArgNames({"loads", "ranks_per_node"})
+    ->Unit(benchmark::kMillisecond);
 
 // Loads drift by 20%; the plan follows from the current placement. Arguments: experts, ranks.
 void BM_Follow(benchmark::State& state) {
