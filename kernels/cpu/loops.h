@@ -53,6 +53,9 @@ struct Loops {
   // out[row] += sum over k of weight[row, k] * expert_rows[slot[row, k]].
   void (*combine)(const T* expert_rows, const T* weight, const int32_t* slot, T* out, int64_t rows,
                   int64_t k, int64_t width);
+  // combine, and norms[row, k] = ||expert_rows[slot[row, k]]||_2.
+  void (*combine_norms)(const T* expert_rows, const T* weight, const int32_t* slot, T* out,
+                        T* norms, int64_t rows, int64_t k, int64_t width);
   // dexpert[slot[row, k]] = weight * dout[row]; dweight[row, k] = dot(dout[row],
   // expert_rows[slot]).
   void (*combine_backward)(const T* dout, const T* expert_rows, const T* weight,

@@ -238,6 +238,24 @@ void Combine(const T* expert_rows, const T* weight, const int32_t* slot, T* out,
 }
 
 template <typename T>
+void CombineNorms(const T* expert_rows, const T* weight, const int32_t* slot, T* out,
+                  T* __restrict norms, int64_t rows, int64_t k, int64_t width) {
+  for (int64_t row = 0; row < rows; ++row) {
+    T* __restrict o = out + row * width;
+    for (int64_t j = 0; j < k; ++j) {
+      const T w = weight[row * k + j];
+      const T* __restrict y = expert_rows + slot[row * k + j] * width;
+      T sum = 0;
+      for (int64_t i = 0; i < width; ++i) {
+        o[i] += w * y[i];
+        sum += y[i] * y[i];
+      }
+      norms[row * k + j] = Sqrt(sum);
+    }
+  }
+}
+
+template <typename T>
 void CombineBackward(const T* dout, const T* expert_rows, const T* weight, const int32_t* slot,
                      T* dexpert, T* dweight, int64_t rows, int64_t k, int64_t width) {
   for (int64_t row = 0; row < rows; ++row) {
@@ -343,6 +361,7 @@ constexpr Loops<T> Table(const char* name) {
                   RouterSigmoid<T>,
                   RouterSoftmax<T>,
                   Combine<T>,
+                  CombineNorms<T>,
                   CombineBackward<T>,
                   GatherAdd<T>,
                   Add<T>,

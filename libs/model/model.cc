@@ -68,6 +68,7 @@ ModelImpl<T>::ModelImpl(const ModelConfig& config, const ExpertLayout& layout,
       rope_(config.head_dim, config.rope_theta),
       activations_(config.layers) {
   MakeExchanges();
+  FreezeMasked();
   ClearRouteCounts();
 }
 
@@ -83,6 +84,13 @@ void ModelImpl<T>::ClearRouteCounts() {
   for (int layer = 0; layer < config_.layers; ++layer) {
     route_counts_[layer].assign(layout_.layers[layer].ids.size(), 0);
   }
+  output_norms_ = measure_norms_ ? route_counts_ : std::vector<LayerOutputNorms>();
+}
+
+template <typename T>
+void ModelImpl<T>::MeasureOutputNorms(bool on) {
+  measure_norms_ = on;
+  ClearRouteCounts();
 }
 
 template <typename T>
@@ -121,6 +129,7 @@ template class Model<double>;
                                    collective::Communicator*, uint64_t, int); \
   template void ModelImpl<T>::MakeExchanges();                                \
   template void ModelImpl<T>::ClearRouteCounts();                             \
+  template void ModelImpl<T>::MeasureOutputNorms(bool);                       \
   template int64_t ModelImpl<T>::TotalParameters() const;                     \
   template void ModelImpl<T>::ZeroGradients();                                \
   template absl::Status ModelImpl<T>::Agree(const absl::Status&);

@@ -25,6 +25,9 @@ struct Parameter {
   std::vector<T> value, grad, moment1, moment2;
   bool decay = true;            // weight decay applies (matrices yes, norms no)
   bool expert = false;          // held by one rank only: its gradient must not be all-reduced
+  // By row of shape[0]; non-zero where a masked expert waits: neither value nor moments may change, not even by weight
+  // decay or old momentum, so that unmasking it brings back what was masked. Empty: every row trains. Set by the model.
+  std::vector<uint8_t> frozen_rows;
   int64_t size() const { return static_cast<int64_t>(value.size()); }
 };
 
@@ -43,6 +46,8 @@ struct PhaseSeconds {
 
 // Tokens routed to each expert alive of one layer (aligned with LayerLayout::ids), from this rank's tokens only.
 using LayerRouteCounts = std::vector<int64_t>;
+// How much each expert alive of one layer put out, likewise.
+using LayerOutputNorms = std::vector<int64_t>;
 
 struct SampleOptions {
   double temperature = 1.0;  // 0: greedy
@@ -92,6 +97,12 @@ class Model {
 
   // Route counts of the last Forward, ForwardBackward or Generate, by layer (empty for dense layers).
   virtual const std::vector<LayerRouteCounts>& route_counts() const = 0;
+
+  // Whether passes measure output_norms as well: about as much work as the combination of the experts' rows. Off at first.
+  virtual void MeasureOutputNorms(bool on) = 0;
+  // Beside route_counts, of the same pass: the sum over this rank's tokens of gate times ||expert's output||_2, in
+  // millionths (kernels::kOutputNormUnits). Empty while it is not measured.
+  virtual const std::vector<LayerOutputNorms>& output_norms() const = 0;
 
   // Samples a continuation for each prompt with a KV cache, batched. streams[i] numbers the sequence over the whole
   // run's step, so that results do not depend on the rank count. (collective; any number of prompts, even none)

@@ -32,6 +32,8 @@ class ModelImpl final : public Model<T> {
   absl::Status ForwardBackward(const Batch& batch, const LossFunction& loss, T aux_scale) override;
   void ZeroGradients() override;
   const std::vector<LayerRouteCounts>& route_counts() const override { return route_counts_; }
+  void MeasureOutputNorms(bool on) override;
+  const std::vector<LayerOutputNorms>& output_norms() const override { return output_norms_; }
   absl::StatusOr<std::vector<Sample>> Generate(std::span<const std::vector<int32_t>> prompts,
                                                std::span<const uint64_t> streams,
                                                const SampleOptions& options) override;
@@ -53,7 +55,7 @@ class ModelImpl final : public Model<T> {
   }
   FeedForward<T> feed_forward(int layer, Keep keep) {
     return {weights_.layers[layer], layout_.layers[layer], exchanges_[layer],
-            activations(layer, keep)};
+            activations(layer, keep), measure_norms_ ? &output_norms_[layer] : nullptr};
   }
 
   // OK on all ranks when `mine` is OK on all; else this rank's error, or that another has one.
@@ -61,6 +63,7 @@ class ModelImpl final : public Model<T> {
   absl::Status Agree(const absl::Status& mine);
   void ClearRouteCounts();
   void MakeExchanges();
+  void FreezeMasked();
 
   // Runs all layers from tokens to hidden_ [N, D] (after the final norm); last_x_ holds its input.
   absl::Status RunLayers(const Pass<T>& pass, std::span<const int32_t> tokens, Keep keep);
@@ -95,6 +98,8 @@ class ModelImpl final : public Model<T> {
   kernels::Buffer<T> dx_, dhidden_;
 
   std::vector<LayerRouteCounts> route_counts_;
+  bool measure_norms_ = false;
+  std::vector<LayerOutputNorms> output_norms_;  // empty unless measured
   double aux_loss_ = 0;
   PhaseSeconds seconds_;
 };

@@ -1,5 +1,5 @@
 // ApplyLayout: experts leave or move with weights and moments; the router keeps the rows of those
-// alive.
+// alive; those masked are frozen.
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -128,6 +128,24 @@ void ShrinkRouter(LayerWeights<T>& weights, const LayerLayout& before, const Lay
 }  // namespace
 
 template <typename T>
+void ModelImpl<T>::FreezeMasked() {
+  for (int layer = config_.dense_layers; layer < config_.layers; ++layer) {
+    const LayerLayout& layout = layout_.layers[layer];
+    LayerWeights<T>& weights = weights_.layers[layer];
+    const bool any = std::any_of(layout.masked.begin(), layout.masked.end(),
+                                 [](uint8_t masked) { return masked != 0; });
+    weights.router.frozen_rows = any ? layout.masked : std::vector<uint8_t>();
+    for (auto& expert : weights.experts) {
+      const auto at = std::lower_bound(layout.ids.begin(), layout.ids.end(), expert->id);
+      const bool masked = layout.masked[at - layout.ids.begin()] != 0;
+      for (Parameter<T>* projection : Projections(*expert)) {
+        projection->frozen_rows.assign(masked ? projection->shape[0] : 0, 1);
+      }
+    }
+  }
+}
+
+template <typename T>
 absl::StatusOr<int64_t> ModelImpl<T>::ApplyLayout(const ExpertLayout& layout) {
   absl::Status valid = ValidateLayout(config_, layout, communicator_->size());
   if (valid.ok()) valid = ValidateSurvivors(layout_, layout);
@@ -187,10 +205,13 @@ absl::StatusOr<int64_t> ModelImpl<T>::ApplyLayout(const ExpertLayout& layout) {
   }
   layout_ = layout;
   MakeExchanges();
+  FreezeMasked();
   ClearRouteCounts();
   return static_cast<int64_t>(send.size());
 }
 
+template void ModelImpl<float>::FreezeMasked();
+template void ModelImpl<double>::FreezeMasked();
 template absl::StatusOr<int64_t> ModelImpl<float>::ApplyLayout(const ExpertLayout&);
 template absl::StatusOr<int64_t> ModelImpl<double>::ApplyLayout(const ExpertLayout&);
 

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/norm.h"
+#include "kernels/output_norm.h"
 #include "kernels/permute.h"
 #include "kernels/router.h"
 #include "kernels/swiglu.h"
@@ -233,7 +234,18 @@ absl::Status ReturnAndCombine(const Context<T>& context, const FeedForward<T>& l
     RETURN_IF_ERROR(layer.exchange.FromExperts(context.scratch.groups.data(), act.expert_out.data(),
                                                context.config.width, context.scratch.wire));
   }
-  kernels::Combine(CombineArgsOf(context, act, act.expert_out.data(), tokens), x_out, context.pool);
+  const kernels::CombineArgs<T> args = CombineArgsOf(context, act, act.expert_out.data(), tokens);
+  if (layer.output_norms == nullptr) {
+    kernels::Combine(args, x_out, context.pool);
+    return absl::OkStatus();
+  }
+  // Here each row is read anyway, and every token's gates and rows are on its own rank.
+  kernels::CombineWithNorms(
+      kernels::OutputNormArgs<T>{.combine = args,
+                                 .choice = act.choice.data(),
+                                 .sums = layer.output_norms->data(),
+                                 .experts = static_cast<int64_t>(layer.layout.ids.size())},
+      x_out, context.pool);
   return absl::OkStatus();
 }
 

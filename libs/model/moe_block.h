@@ -14,6 +14,8 @@ struct FeedForward {
   const LayerLayout& layout;
   ExpertExchange<T>& exchange;
   LayerActivations<T>& act;
+  // Output norms [E] of the pass are added here; null: not measured.
+  LayerOutputNorms* output_norms = nullptr;
 };
 
 // From act.x_mid to x_out [N, D], which may be act.x. Adds this rank's choices to `route_counts`

@@ -212,7 +212,7 @@ absl::Status CommandRunner::SetLayout(const v1::ExpertLayout& order, Stage& stag
   ASSIGN_OR_RETURN(const int64_t bytes, state_.model->ApplyLayout(*layout));
   ack->set_bytes_moved(static_cast<uint64_t>(bytes));
   state_.optimizer->ParametersChanged();
-  state_.loads.Reset(state_.model->layout());
+  state_.loads.Reset(state_.model->layout(), MeasuresOutputNorms(state_));
   if (measured) {
     ASSIGN_OR_RETURN(const double loss, stage.HeldoutLoss());
     if (state_.root()) ack->set_heldout_loss_after(loss);

@@ -13,6 +13,22 @@ namespace {
 // Large enough for the links' full bandwidth, small enough that a bucket stays in the cache while
 // it is summed.
 constexpr int64_t kBucketFloats = int64_t{1} << 20;
+
+// Calls visit(begin, count) for each run of elements that are not frozen.
+template <typename Visit>
+void ForTrained(const model::Parameter<float>& parameter, const Visit& visit) {
+  const std::vector<uint8_t>& frozen = parameter.frozen_rows;
+  if (frozen.empty()) return visit(int64_t{0}, parameter.size());
+  const auto rows = static_cast<int64_t>(frozen.size());
+  const int64_t width = parameter.size() / rows;
+  for (int64_t row = 0; row < rows; ++row) {
+    if (frozen[row] != 0) continue;
+    const int64_t begin = row;
+    while (row < rows && frozen[row] == 0) ++row;
+    visit(begin * width, (row - begin) * width);
+  }
+}
+
 }  // namespace
 
 Optimizer::Optimizer(model::Model<float>& model) : model_(model) { ParametersChanged(); }
@@ -87,13 +103,15 @@ void Optimizer::Apply(const v1::OptimizerSpec& spec, double learning_rate, uint6
     model::Parameter<float>& parameter = *parameters_[i];
     parameter.moment1.resize(parameter.value.size());
     parameter.moment2.resize(parameter.value.size());
-    args.value = parameter.value.data();
-    args.grad = GradientOf(i);
-    args.moment1 = parameter.moment1.data();
-    args.moment2 = parameter.moment2.data();
-    args.n = parameter.size();
     args.weight_decay = parameter.decay ? spec.weight_decay() : 0.0;
-    kernels::AdamW(args, model_.thread_pool());
+    ForTrained(parameter, [&](int64_t begin, int64_t count) {
+      args.value = parameter.value.data() + begin;
+      args.grad = GradientOf(i) + begin;
+      args.moment1 = parameter.moment1.data() + begin;
+      args.moment2 = parameter.moment2.data() + begin;
+      args.n = count;
+      kernels::AdamW(args, model_.thread_pool());
+    });
   }
 }
 

@@ -31,8 +31,8 @@ class Optimizer {
   double DenseSquaredNorm() const;
   double ExpertSquaredNorm() const;
 
-  // One AdamW step with every gradient multiplied by `gradient_scale`. `update` counts from 1 since
-  // ResetMoments.
+  // One AdamW step with every gradient multiplied by `gradient_scale`; rows of masked experts stay
+  // as they are. `update` counts from 1 since ResetMoments.
   void Apply(const v1::OptimizerSpec& spec, double learning_rate, uint64_t update,
              double gradient_scale);
 

@@ -120,7 +120,7 @@ absl::StatusOr<Rollout> RunRollout(RunState& state, const v1::ReinforceStage& sp
     RETURN_IF_ERROR(SamplePass(state, spec, request,
                                std::span<RolloutGroup>(rollout.groups).subspan(first, last - first),
                                &rollout));
-    if (count_loads) state.loads.Add(state.model->route_counts());
+    if (count_loads) state.loads.Add(state.model->route_counts(), state.model->output_norms());
   }
   const absl::Time sampled = absl::Now();
   // The service may be away for longer than the links bear silence.

@@ -21,6 +21,10 @@ void SendEvent(RunState& state, v1::EventSeverity severity, const std::string& n
   state.controller.Event(std::move(event));
 }
 
+bool MeasuresOutputNorms(const RunState& state) {
+  return state.spec.prune().score() == v1::PRUNE_SCORE_OUTPUT_NORM;
+}
+
 std::string ExpertsCsv(const model::Model<float>& model) {
   std::string csv;
   for (size_t layer = 0; layer < model.layout().layers.size(); ++layer) {

@@ -50,6 +50,9 @@ void SendEvent(RunState& state, v1::EventSeverity severity, const std::string& n
                const std::string& text,
                const std::vector<std::pair<std::string, std::string>>& fields = {});
 
+// Whether the run's prunes judge experts by what they put out, so that it must be measured.
+bool MeasuresOutputNorms(const RunState& state);
+
 // "64,48,51": experts alive by MoE layer.
 std::string ExpertsCsv(const model::Model<float>& model);
 

@@ -76,7 +76,8 @@ absl::Status Run::SetUp() {
   RETURN_IF_ERROR(MakeModel(checkpoint));
   if (checkpoint) checkpointer_.NoteLoaded(state_.assignment.checkpoint());
   state_.optimizer = std::make_unique<Optimizer>(*state_.model);
-  state_.loads.Reset(state_.model->layout());
+  state_.model->MeasureOutputNorms(MeasuresOutputNorms(state_));
+  state_.loads.Reset(state_.model->layout(), MeasuresOutputNorms(state_));
   return commands_.LearnHistory();
 }
 

@@ -34,7 +34,7 @@ absl::StatusOr<UpdateResult> RunUpdate(RunState& state, const UpdateRequest& req
         local_loss = request.loss(logps, dlogps);
       },
       static_cast<float>(request.aux_scale)));
-  state.loads.Add(model.route_counts());
+  state.loads.Add(model.route_counts(), model.output_norms());
 
   const absl::Time sync_start = absl::Now();
   RETURN_IF_ERROR(state.optimizer->ReduceDense());

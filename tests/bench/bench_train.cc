@@ -49,6 +49,7 @@ struct Options {
   uint64_t seed = 1;
   double learning_rate = 1e-3;
   double clip_norm = 1.0;
+  bool output_norms = false;
   std::string save;
   bool as_json = false;
 
@@ -164,6 +165,7 @@ class Bench {
     ASSIGN_OR_RETURN(bench->model_, model::Model<float>::Create(
                                         options.config, model::InitialLayout(options.config, 1),
                                         bench->communicator_.get(), options.seed, options.threads));
+    bench->model_->MeasureOutputNorms(options.output_norms);
     bench->optimizer_ = std::make_unique<train::Optimizer>(*bench->model_);
     return bench;
   }
@@ -366,6 +368,8 @@ int main(int argc, char** argv) {
   app.add_option("--warmup", options.warmup, "Steps before them")->capture_default_str();
   app.add_option("--seed", options.seed, "Seed of weights and tokens")->capture_default_str();
   app.add_option("--learning-rate", options.learning_rate, "Learning rate")->capture_default_str();
+  app.add_flag("--output-norms", options.output_norms,
+               "Measure what each expert puts out, as runs with prune.score output_norm do");
   app.add_option("--save", options.save,
                  "Write the first weights and all batches to this new folder");
   app.add_flag("--json", options.as_json, "Print one JSON object");

@@ -53,6 +53,8 @@ class FakeModel final : public model::Model<float> {
   std::function<void()> on_backward;
   void ZeroGradients() override {}
   const std::vector<model::LayerRouteCounts>& route_counts() const override { return counts_; }
+  void MeasureOutputNorms(bool) override {}
+  const std::vector<model::LayerOutputNorms>& output_norms() const override { return norms_; }
   absl::StatusOr<std::vector<model::Sample>> Generate(std::span<const std::vector<int32_t>>,
                                                       std::span<const uint64_t>,
                                                       const model::SampleOptions&) override {
@@ -73,6 +75,7 @@ class FakeModel final : public model::Model<float> {
   model::ExpertLayout layout_;
   std::vector<std::unique_ptr<model::Parameter<float>>> owned_;
   std::vector<model::LayerRouteCounts> counts_;
+  std::vector<model::LayerOutputNorms> norms_;
   std::vector<float> bias_;
   model::PhaseSeconds phases_;
 };

@@ -73,6 +73,41 @@ TEST(Optimizer, EqualsPlainAdamWOverManySteps) {
   for (size_t i = 0; i < 77; ++i) ASSERT_NEAR(expert->value[i], plain_expert.value[i], 2e-6) << i;
 }
 
+TEST(Optimizer, FrozenRowsKeepValueAndMomentsAndTheOthersTrainAsEver) {
+  const auto communicator = collective::MakeSingleCommunicator();
+  FakeModel model(communicator.get()), free(communicator.get());
+  auto* router = model.Add("router", Random(20, 1), Random(20, 2), true, false);
+  auto* expert = model.Add("expert", Random(12, 3), Random(12, 4), true, true);
+  auto* free_router = free.Add("router", Random(20, 1), Random(20, 2), true, false);
+  free.Add("expert", Random(12, 3), Random(12, 4), true, true);
+  Optimizer optimizer(model), free_optimizer(free);
+  // Momentum first: without freezing it would go on for steps.
+  for (int t = 1; t <= 3; ++t) {
+    optimizer.Apply(Spec(), 0.01, t, 1.0);
+    free_optimizer.Apply(Spec(), 0.01, t, 1.0);
+  }
+  const model::Parameter<float> router_before = *router, expert_before = *expert;
+  router->frozen_rows = {0, 1, 1, 0, 1};  // rows of 4
+  expert->frozen_rows = {1, 1, 1};
+  for (int t = 4; t <= 8; ++t) {
+    optimizer.Apply(Spec(), 0.01, t, 1.0);
+    free_optimizer.Apply(Spec(), 0.01, t, 1.0);
+  }
+  EXPECT_EQ(expert->value, expert_before.value);
+  EXPECT_EQ(expert->moment1, expert_before.moment1);
+  EXPECT_EQ(expert->moment2, expert_before.moment2);
+  for (int i = 0; i < 20; ++i) {
+    const bool frozen = router->frozen_rows[i / 4] != 0;
+    const model::Parameter<float>& like = frozen ? router_before : *free_router;
+    EXPECT_EQ(router->value[i], like.value[i]) << i;
+    EXPECT_EQ(router->moment1[i], like.moment1[i]) << i;
+    EXPECT_EQ(router->moment2[i], like.moment2[i]) << i;
+  }
+  router->frozen_rows.clear();
+  optimizer.Apply(Spec(), 0.01, 9, 1.0);
+  EXPECT_NE(router->value[5], router_before.value[5]);
+}
+
 TEST(Optimizer, SumsDenseGradientsAndCountsThemOnceInTheNorm) {
   constexpr int kRanks = 3;
   OnRanks(kRanks, [](collective::Communicator& communicator) {

@@ -175,10 +175,10 @@ TEST(ChoiceDiffers, MovingAloneIsNoChange) {
 TEST(LoadCounter, OwnersReportWhatAllRanksSent) {
   OnRanks(2, [](collective::Communicator& communicator) {
     LoadCounter counter;
-    counter.Reset(Layout());
+    counter.Reset(Layout(), /*with_norms=*/false);
     const int64_t rank = communicator.rank();
     for (int step = 0; step < 2; ++step) {
-      counter.Add({{}, {1, 2, 3, 4 + rank}, {0, 0, 10, rank}});
+      counter.Add({{}, {1, 2, 3, 4 + rank}, {0, 0, 10, rank}}, {});
       Exchange exchange(communicator);
       exchange.AddSum(1);
       counter.Pack(&exchange);
@@ -193,8 +193,36 @@ TEST(LoadCounter, OwnersReportWhatAllRanksSent) {
     EXPECT_EQ(first.experts(0), rank == 0 ? 0u : 2u);
     EXPECT_EQ(first.tokens(0), rank == 0 ? 4u : 12u);
     EXPECT_EQ(first.tokens(1), rank == 0 ? 8u : 18u);
+    EXPECT_EQ(first.output_norms_size(), 0);  // nobody measures them
     counter.TakeLoads(communicator.rank(), &empty);
     EXPECT_EQ(empty.loads(0).tokens(0), 0u);
+  });
+}
+
+TEST(LoadCounter, OutputNormsAreSummedBeforeTheyAreRounded) {
+  OnRanks(2, [](collective::Communicator& communicator) {
+    LoadCounter counter;
+    counter.Reset(Layout(), /*with_norms=*/true);
+    const int64_t rank = communicator.rank();
+    const std::vector<model::LayerRouteCounts> tokens = {{}, {1, 1, 1, 1}, {1, 1, 1, 1}};
+    for (int step = 0; step < 2; ++step) {
+      // Millionths: 100 by each rank and step is less than a thousandth, but not four times.
+      counter.Add(tokens, {{}, {100, 125, 124, 5'000'000'000 + rank}, {0, 2'000'000 * rank, 0, 0}});
+      Exchange exchange(communicator);
+      counter.Pack(&exchange);
+      ASSERT_TRUE(exchange.Run().ok());
+      counter.Unpack(exchange);
+    }
+    v1::StepReport report, empty;
+    counter.TakeLoads(communicator.rank(), &report);
+    counter.TakeLoads(communicator.rank(), &empty);
+    const v1::LayerLoads &first = report.loads(0), &second = report.loads(1);
+    ASSERT_EQ(first.output_norms_size(), 2);
+    ASSERT_EQ(second.output_norms_size(), 2);
+    EXPECT_EQ(first.output_norms(0), 0u);
+    EXPECT_EQ(first.output_norms(1), rank == 0 ? 1u : 20'000'000u);
+    EXPECT_EQ(second.output_norms(1), rank == 0 ? 4'000u : 0u);
+    EXPECT_EQ(empty.loads(0).output_norms(1), 0u);
   });
 }
 

@@ -43,7 +43,7 @@ struct OneRank {
     expert = model->Add("expert", {1.0f}, {0.0f}, true, true);
     state.model = std::move(owned);
     state.optimizer = std::make_unique<Optimizer>(*model);
-    state.loads.Reset(model->layout());
+    state.loads.Reset(model->layout(), /*with_norms=*/false);
     spec.set_beta1(0.9);
     spec.set_beta2(0.95);
     spec.set_epsilon(1e-8);
