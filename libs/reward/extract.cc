@@ -21,6 +21,8 @@ namespace {
 constexpr size_t kNone = absl::string_view::npos;
 // Longer texts are no answers by themselves.
 constexpr size_t kWholeBytesMax = 400;
+// A text of this length without a marked answer is looked at as a whole.
+constexpr size_t kShortBytesMax = 120;
 // Formulas are looked for in the end of a text only.
 constexpr size_t kTailBytes = 4000;
 
@@ -163,6 +165,38 @@ Range FindLastNumber(absl::string_view text) {
   return {begin, end};
 }
 
+// Whether the words right before `at` deny the number there or give it as a bound or an option.
+bool IsDenied(absl::string_view text, size_t at) {
+  constexpr size_t kReach = 24;
+  const absl::string_view before =
+      Trim(text.substr(at > kReach ? at - kReach : 0, std::min(at, kReach)));
+  for (const absl::string_view word : {"not", "no", "or", "least", "most", "than", "up to"}) {
+    if (before.size() < word.size()) continue;
+    const size_t begin = before.size() - word.size();
+    if (HoldsAt(before, begin, word) && (begin == 0 || IsSpace(before[begin - 1]))) return true;
+  }
+  return FindWithoutCase(before, "between ") != kNone;
+}
+
+// Where the list "12, 13, 14" that ends with the number at `at` starts, or `at` when fewer than
+// three numbers stand in a row.
+size_t ListBegin(absl::string_view text, size_t at) {
+  size_t begin = at;
+  int numbers = 1;
+  for (size_t i = at; i > 0;) {
+    size_t comma = i;
+    while (comma > 0 && IsSpace(text[comma - 1])) --comma;
+    if (comma == i || comma == 0 || text[comma - 1] != ',') break;
+    size_t digit = comma - 1;
+    while (digit > 0 && (IsDigit(text[digit - 1]) || text[digit - 1] == '.')) --digit;
+    if (digit == comma - 1) break;
+    if (digit > 0 && text[digit - 1] == '-') --digit;
+    ++numbers;
+    begin = i = digit;
+  }
+  return numbers > 2 ? begin : at;
+}
+
 // The last formula of the text; `size` is 0 when there is none near its end.
 MathRegion FindLastMath(absl::string_view text) {
   MathRegion last;
@@ -191,8 +225,14 @@ Extraction Guess(absl::string_view trace, absl::string_view part) {
       text.size() - (math.begin + math.size) <= 200) {
     return Make(trace, text.substr(math.begin, math.size), "last_formula");
   }
-  if (number.end > 0)
-    return Make(trace, text.substr(number.begin, number.end - number.begin), "last_number");
+  // A short text is all answer: what it denies, bounds or explains is for the verifier to see.
+  const bool whole_counts =
+      text.size() <= kShortBytesMax && number.end > 0 &&
+      (IsDenied(text, number.begin) || FindWithoutCase(text, " because ") != kNone);
+  if (number.end > 0 && !whole_counts) {
+    const size_t begin = ListBegin(text, number.begin);
+    return Make(trace, text.substr(begin, number.end - begin), "last_number");
+  }
   if (text.size() <= kWholeBytesMax) return Make(trace, text, "text");
   return {};
 }

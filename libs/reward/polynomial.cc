@@ -57,7 +57,7 @@ std::optional<Polynomial> Multiply(const Polynomial& a, const Polynomial& b, Bud
     for (const auto& [monomial_b, coefficient_b] : b) {
       const int64_t bits = static_cast<int64_t>(mpz_sizeinbase(coefficient_a.get_num_mpz_t(), 2) +
                                                 mpz_sizeinbase(coefficient_b.get_num_mpz_t(), 2));
-      if (bits > kBitsMax || !budget->Spend(2 + bits / 128)) return std::nullopt;
+      if (bits > kBitsMax || !budget->Spend(3 + bits / 128)) return std::nullopt;
       Monomial monomial = Times(monomial_a, monomial_b);
       if (Degree(monomial) > kPolynomialDegreeMax) return std::nullopt;
       mpq_class coefficient = coefficient_a * coefficient_b;

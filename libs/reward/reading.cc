@@ -50,6 +50,28 @@ bool StandsAlone(absl::string_view text, size_t at) {
   return !before && !behind;
 }
 
+// Operators and no word: "E*2", "\\frac{C}{2}".
+bool IsFormula(absl::string_view text) {
+  bool operators = false;
+  for (size_t at = 0; at < text.size(); ++at) {
+    if (text[at] == '\\') {
+      size_t end = at + 1;
+      while (end < text.size() && IsLetter(text[end])) ++end;
+      const absl::string_view name = text.substr(at + 1, end - at - 1);
+      operators = operators || name == "frac" || name == "cdot" || name == "times";
+      at = end - 1;
+      continue;
+    }
+    const bool bold =
+        text[at] == '*' && (text.substr(at, 2) == "**" || (at > 0 && text[at - 1] == '*'));
+    operators = operators ||
+                (!bold && absl::string_view("+*^=_<>").find(text[at]) != absl::string_view::npos);
+    operators = operators || (text[at] == '-' && at + 1 < text.size() && text[at + 1] == ' ');
+    if (at > 0 && IsWordByte(text[at]) && IsWordByte(text[at - 1])) return false;
+  }
+  return operators;
+}
+
 // The letter behind "or", "and", "," or "/" at `at`: another option.
 bool OffersAnother(absl::string_view text, size_t at) {
   const auto skip = [&] {
@@ -144,6 +166,13 @@ void Parse(Reading* reading, Budget* budget) {
     }
   }
   reading->expression = ParseExpression(text, budget);
+  if (reading->expression.ok() || reading->expression.out_of_budget) return;
+  // "\\text{Area} = 5", "the number of ways = 5"
+  const size_t equals = text.rfind('=');
+  if (equals == std::string::npos || PlainWords(text.substr(0, equals)).empty()) return;
+  const std::string value(Trim(absl::string_view(text).substr(equals + 1)));
+  Expression said = ParseExpression(value, budget);
+  if (said.ok() || said.out_of_budget) reading->expression = std::move(said);
 }
 
 bool ReadsAsAnswer(absl::string_view text) {
@@ -194,26 +223,30 @@ char ChosenLetter(absl::string_view text) {
   if (core.size() == 3 && core[0] == '(' && core[2] == ')') core = core.substr(1, 1);
   if (core.size() == 1 && IsLetter(core[0]))
     return IsUpper(core[0]) ? core[0] : static_cast<char>(core[0] - 'a' + 'A');
+  // "E*2" and "(C) + 1" are mathematics.
+  if (IsFormula(text)) return 0;
   for (size_t at = 0; at < text.size(); ++at) {
     if (!IsUpper(text[at]) || !StandsAlone(text, at)) continue;
     // "I think" chooses nothing, nor does an article at the start of a sentence.
     if (text[at] == 'I' && at + 1 < text.size() && text[at + 1] == ' ') continue;
-    const bool linked = HoldsAt(text, at + 1, " or ") || HoldsAt(text, at + 1, " and ") ||
-                        HoldsAt(text, at + 1, " is ") || HoldsAt(text, at + 1, " because") ||
-                        HoldsAt(text, at + 1, " since");
+    bool linked = false;
+    for (const absl::string_view link :
+         {" or ", " and ", " is ", " as ", " because", " since", " not ", " non ", " nicht "})
+      linked = linked || HoldsAt(text, at + 1, link);
     if (text[at] == 'A' && !linked && at + 2 < text.size() && text[at + 1] == ' ' &&
         text[at + 2] >= 'a' && text[at + 2] <= 'z')
       continue;
-    // "E*2" is mathematics.
-    size_t behind = at + 1;
-    while (behind < text.size() && text[behind] == '}') ++behind;
-    if (behind < text.size() &&
-        absl::string_view("*+=^_<>").find(text[behind]) != absl::string_view::npos &&
-        text.substr(behind, 2) != "**")
-      return 0;
     return OffersAnother(text, at + 1) ? 0 : text[at];
   }
   return 0;
+}
+
+bool Bounds(absl::string_view text) {
+  for (const absl::string_view word : {"at least", "at most", "less than", "more than",
+                                       "fewer than", "greater than", "between", "up to"}) {
+    if (FindWithoutCase(text, word) != absl::string_view::npos) return true;
+  }
+  return false;
 }
 
 bool Hedges(absl::string_view text) {

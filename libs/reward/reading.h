@@ -38,5 +38,7 @@ absl::string_view WithoutLabel(absl::string_view text);
 
 // Words that take an answer back or offer several ("maybe", "either", "5 or 6").
 bool Hedges(absl::string_view text);
+// Words that say on which side of a number the answer lies ("at least 5", "between 4 and 5").
+bool Bounds(absl::string_view text);
 
 }  // namespace espalier::reward

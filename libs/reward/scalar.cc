@@ -28,7 +28,10 @@ Decision ByNormalForm(const NodePair& pair, Budget* budget) {
 }
 
 Decision ByNumbers(const NodePair& pair, const mpq_class& half, Budget* budget) {
-  const double tolerance = half == 0 ? 0 : half.get_d();
+  // Only constants are rounded.
+  const bool constant = SymbolsOf(pair.reference, pair.reference_node).empty() &&
+                        SymbolsOf(pair.answer, pair.answer_node).empty();
+  const double tolerance = constant ? half.get_d() : 0;
   switch (CompareNumerically(pair.reference, pair.reference_node, pair.answer, pair.answer_node,
                              tolerance, budget)) {
     case Comparison::kEqual:

@@ -110,7 +110,7 @@ size_t MatchAnswerLink(absl::string_view text, size_t at) {
   size_t next = at;
   while (next < text.size() && (text[next] == ' ' || text[next] == '*')) ++next;
   if (next < text.size() && text[next] == ':') return SkipDecoration(text, next);
-  if (next < text.size() && text[next] == '=') return next + 1;
+  if (next < text.size() && text[next] == '=') return SkipDecoration(text, next + 1);
   for (const absl::string_view of : {"to ", "of ", "for "}) {
     if (!HoldsAt(text, next, of)) continue;
     const absl::string_view reach = text.substr(0, std::min(text.size(), next + 120));

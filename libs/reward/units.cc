@@ -263,6 +263,13 @@ std::string Cleaned(absl::string_view text, bool* wrapped) {
   return words;
 }
 
+// "3000 meters" is no value of its own; "2\\pi" is.
+bool EndsInWord(absl::string_view value) {
+  size_t begin = value.size();
+  while (begin > 0 && IsLetter(value[begin - 1])) --begin;
+  return value.size() - begin > 1 && (begin == 0 || value[begin - 1] != '\\');
+}
+
 // Money before the number; `size` is how long its sign is.
 const char* MoneyBefore(absl::string_view text, size_t* size) {
   struct Sign {
@@ -382,7 +389,7 @@ Quantity SplitQuantity(absl::string_view text) {
     absl::string_view value = text.substr(0, at);
     while (!value.empty() && (value.back() == ' ' || value.back() == '~')) value.remove_suffix(1);
     if (value.size() > 1 && value.substr(value.size() - 2) == "\\,") value.remove_suffix(2);
-    if (value.empty()) continue;
+    if (value.empty() || EndsInWord(value)) continue;
     return {std::string(value), words};
   }
   return whole;

@@ -242,7 +242,8 @@ Verification Verifier::Verify(absl::string_view answer_text) const {
     // "2,74" is 2.74 where the reference is a decimal.
     const Quantity quantity = SplitQuantity(answer.text);
     const PlainNumber comma = ReadPlainNumber(quantity.value, /*comma_decimal=*/true);
-    const bool money = reference.unit.empty() || quantity.unit.empty() || !money_differs;
+    const bool money =
+        reference.unit.empty() || quantity.unit.empty() || quantity.unit == reference.unit;
     if (comma.ok && comma.decimal && money && NumbersMatch(reference.number, comma))
       return FromNumbers(reference.number, comma);
   }
@@ -393,6 +394,8 @@ Verification Verifier::VerifyProse(absl::string_view text, int depth) const {
     if (!formulas.empty())
       return Make(Verdict::kWrong, "several", "The answer holds several formulas.");
   }
+  if (Bounds(text))
+    return Make(Verdict::kWrong, "bound", "The answer bounds a value instead of naming one.");
   const std::optional<PlainNumber> number = LooksLikeProse(text) ? OnlyNumber(text) : std::nullopt;
   if (number && reference_->number.ok) return FromNumbers(reference_->number, *number);
   return Make(Verdict::kWrong, "unreadable_answer",

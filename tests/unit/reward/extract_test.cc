@@ -82,7 +82,7 @@ TEST(ExtractAnswer, DoesNotTakeEveryUseOfTheWord) {
 
 TEST(ExtractAnswer, FallsBackToTheLastNumberAndSaysSo) {
   EXPECT_EQ("1,000.99€", TextOf("the number is not 10 which is 1,000.99€"));
-  EXPECT_EQ("3000 m", TextOf("it ran 3 laps, so 3000 m in all"));
+  EXPECT_EQ("3000 meters", TextOf("it ran 3 laps, so 3000 meters in all"));
   EXPECT_EQ("last_number", RuleOf("the number is not 10 which is 1,000.99€"));
   EXPECT_EQ("-3", TextOf("so we are left with -3 apples somehow"));
   EXPECT_EQ("whole", RuleOf("x^2 + 2x + 1"));

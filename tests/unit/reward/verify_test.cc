@@ -1,7 +1,5 @@
 // Goal: equal answers are found equal however they are written, and nothing else is. Method: tables
-// of pairs; each wrong pair is one that a laxer comparison accepts. Work beyond the budget
-// abstains, quickly.
-#include <chrono>
+// of pairs; each wrong pair is one that a laxer comparison accepts.
 #include <string>
 
 #include "gtest/gtest.h"
@@ -173,51 +171,6 @@ TEST(VerifyAnswer, IntegersOfAnyLengthAreExact) {
   other[50'000] = '8';
   EXPECT_EQ(Verdict::kCorrect, VerifyAnswer(digits, digits).verdict);
   EXPECT_EQ(Verdict::kWrong, VerifyAnswer(digits, other).verdict);
-}
-
-TEST(VerifyAnswer, HostileAnswersAreDecidedQuickly) {
-  std::string tower = "9";
-  for (int i = 0; i < 30; ++i) tower = "9^{" + tower + "}";
-  std::string pairs = "1";
-  for (int i = 0; i < 700; ++i) pairs += "\\pm 1";
-  const std::string nested = std::string(400, '(') + "1" + std::string(400, ')');
-  const std::string hostile[] = {tower,
-                                 pairs,
-                                 nested,
-                                 "(10^8)!",
-                                 "100000000!",
-                                 "\\binom{10000000}{5000000}",
-                                 "(x+y+z+w+1)^{200}",
-                                 "10^{10^{10^{10}}}",
-                                 "\\sin(10^{10^{9}})",
-                                 "2^{100000000}",
-                                 "((x+1)^{60}+y)^{60}",
-                                 std::string(100'000, '{'),
-                                 std::string(100'000, '('),
-                                 std::string(100'000, '9'),
-                                 "\\sqrt[1000000000]{2}",
-                                 "1/(1/(1/(1/0)))",
-                                 "0^{-1}",
-                                 "\\frac{1}{0}",
-                                 std::string(3999, '!'),
-                                 std::string(3000, '-') + "1",
-                                 "0.00000000000000000000000000001e-4000",
-                                 "1e4000",
-                                 "1e999999999",
-                                 "((((((((((5!)!)!)!)!)!)!)!)!)!"};
-  for (const std::string& text : hostile) {
-    for (const bool swap : {false, true}) {
-      for (const std::string other : {"5", "x^2+1", "\\sqrt{2}"}) {
-        const auto start = std::chrono::steady_clock::now();
-        const Verification verification =
-            swap ? VerifyAnswer(text, other) : VerifyAnswer(other, text);
-        const auto took = std::chrono::steady_clock::now() - start;
-        EXPECT_NE(Verdict::kCorrect, verification.verdict) << text.substr(0, 60) << " ~ " << other;
-        EXPECT_LT(std::chrono::duration<double>(took).count(), ESPALIER_HOSTILE_SECONDS)
-            << text.substr(0, 60) << " ~ " << other;
-      }
-    }
-  }
 }
 
 }  // namespace
