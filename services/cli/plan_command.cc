@@ -29,6 +29,8 @@ struct PlanArguments {
   std::optional<double> alpha, beta, guard_tolerance;
   std::optional<uint32_t> soft_steps;
   std::optional<uint32_t> keep_min, keep_multiple_of, extra_slots, ranks;
+  uint32_t ranks_per_node = 0;
+  double moves_max_share = 1;
   std::optional<int> moves_max;
   std::vector<int> protected_experts;
   bool skip_prune = false, skip_placement = false;
@@ -132,6 +134,27 @@ Result RollBack(const Context& context, const PlanArguments& arguments) {
   return kExitOk;
 }
 
+absl::StatusOr<planner::PlacementOptions> PlacementOf(const PlanArguments& arguments) {
+  planner::PlacementOptions options;
+  options.rank_count = static_cast<int>(arguments.ranks.value_or(1));
+  if (arguments.extra_slots) options.extra_slots = static_cast<int>(*arguments.extra_slots);
+  if (arguments.moves_max) options.moves_max = *arguments.moves_max;
+  const int per_node = static_cast<int>(arguments.ranks_per_node);
+  if (per_node > 0 && options.rank_count % per_node != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--ranks-per-node ", per_node,
+                                                   " does not divide --ranks ", options.rank_count,
+                                                   ": nodes of one size are balanced"));
+  }
+  for (int rank = 0; per_node > 0 && rank < options.rank_count; ++rank)
+    options.node_of_rank.push_back(rank / per_node);
+  return options;
+}
+
+absl::StatusOr<std::string> ReadCurrent(const PlanArguments& arguments) {
+  if (arguments.current.empty()) return std::string();
+  return ReadInput(arguments.current);
+}
+
 Result PruneFile(const PlanArguments& arguments) {
   planner::PruneOptions options;
   if (arguments.beta) options.beta = *arguments.beta;
@@ -142,22 +165,19 @@ Result PruneFile(const PlanArguments& arguments) {
     options.keep_multiple_of = static_cast<int>(*arguments.keep_multiple_of);
   options.protected_experts = arguments.protected_experts;
   ASSIGN_OR_RETURN(const std::string loads, ReadInput(arguments.loads));
-  ASSIGN_OR_RETURN(const std::string plan, PlanPruneOffline(loads, options));
+  ASSIGN_OR_RETURN(const std::string current, ReadCurrent(arguments));
+  ASSIGN_OR_RETURN(const planner::PlacementOptions placement, PlacementOf(arguments));
+  ASSIGN_OR_RETURN(const std::string plan, PlanPruneOffline(loads, current, options, placement));
   Write(plan);
   return kExitOk;
 }
 
 Result PlacementFile(const PlanArguments& arguments) {
-  planner::PlacementOptions options;
-  options.rank_count = static_cast<int>(*arguments.ranks);
-  if (arguments.extra_slots) options.extra_slots = static_cast<int>(*arguments.extra_slots);
-  if (arguments.moves_max) options.moves_max = *arguments.moves_max;
+  ASSIGN_OR_RETURN(const planner::PlacementOptions options, PlacementOf(arguments));
   ASSIGN_OR_RETURN(const std::string loads, ReadInput(arguments.loads));
-  std::string current;
-  if (!arguments.current.empty()) {
-    ASSIGN_OR_RETURN(current, ReadInput(arguments.current));
-  }
-  ASSIGN_OR_RETURN(const std::string plan, PlanPlacementOffline(loads, current, options));
+  ASSIGN_OR_RETURN(const std::string current, ReadCurrent(arguments));
+  ASSIGN_OR_RETURN(const std::string plan,
+                   PlanPlacementOffline(loads, current, options, arguments.moves_max_share));
   Write(plan);
   return kExitOk;
 }
@@ -229,9 +249,19 @@ void AddOffline(CLI::App& plan, Context& context, const Arguments& arguments) {
         ->required(command == placement);
   }
   AddPruneOptions(prune, arguments);
-  AddSlots(placement, arguments);
-  placement->add_option("--current", arguments->current,
+  for (CLI::App* command : {prune, placement}) {
+    AddSlots(command, arguments);
+    command->add_option("--current", arguments->current,
                         "Placement to start from: the output of an earlier plan");
+    command
+        ->add_option("--ranks-per-node", arguments->ranks_per_node,
+                     "Ranks that share a node, in rank order: nodes are balanced first")
+        ->check(CLI::Range(1, 16384));
+  }
+  placement
+      ->add_option("--moves-max-share", arguments->moves_max_share,
+                   "Largest share of a layer's experts that may move from --current")
+      ->check(CLI::Range(0.0, 1.0));
   placement
       ->add_option("--moves-max", arguments->moves_max,
                    "Most experts of a layer that may move from --current")

@@ -1,6 +1,7 @@
 // Reading of loads and placements with every surprise named, and the planner behind them.
 #include "services/cli/plan_offline.h"
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <numeric>
@@ -9,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "libs/base/status_macros.h"
+#include "libs/planner/joint.h"
 #include "nlohmann/json.hpp"
 
 namespace espalier::cli {
@@ -114,38 +116,88 @@ absl::StatusOr<std::map<int, std::vector<int>>> ReadPlacement(
   return placement;
 }
 
+Json ByRank(const std::vector<int>& experts, const std::vector<int>& ranks, int rank_count) {
+  Json lists = Json::array();
+  for (int rank = 0; rank < rank_count; ++rank) lists.push_back(Json::array());
+  for (size_t i = 0; i < experts.size(); ++i)
+    lists[static_cast<size_t>(ranks[i])].push_back(experts[i]);
+  return lists;
+}
+
+Json Replicas(const std::vector<planner::ReplicaAdvice>& replicas) {
+  Json list = Json::array();
+  for (const planner::ReplicaAdvice& advice : replicas) {
+    list.push_back({{"expert", advice.expert},
+                    {"load_over_rank_mean", advice.load_over_rank_mean},
+                    {"copies", advice.copies},
+                    {"max_over_mean_with_copies", advice.max_over_mean_with_copies}});
+  }
+  return list;
+}
+
 }  // namespace
 
-absl::StatusOr<std::string> PlanPruneOffline(const std::string& loads,
-                                             const planner::PruneOptions& options) {
+absl::StatusOr<std::string> PlanPruneOffline(const std::string& loads, const std::string& current,
+                                             const planner::PruneOptions& prune,
+                                             const planner::PlacementOptions& placement) {
   ASSIGN_OR_RETURN(const auto layers, ReadLoads(loads));
-  Json list = Json::array();
+  ASSIGN_OR_RETURN(auto placed, ReadPlacement(current, layers, placement.rank_count));
+  planner::PlanRequest request;
+  request.prune = prune;
+  request.topology = {placement.rank_count, placement.node_of_rank};
+  request.extra_slots = placement.extra_slots;
   for (const auto& [layer, of] : layers) {
-    std::vector<int> experts(of.size());
-    std::iota(experts.begin(), experts.end(), 0);
-    list.push_back({{"layer", layer}, {"pruned", planner::SelectPruned(experts, of, options)}});
+    planner::LayerState state;
+    state.layer = layer;
+    state.loads = of;
+    state.experts.resize(of.size());
+    std::iota(state.experts.begin(), state.experts.end(), 0);
+    state.ranks = placed[layer];
+    request.layers.push_back(std::move(state));
+    request.prunable.insert(layer);
   }
-  return Json{{"layers", list}}.dump() + "\n";
+  Json list = Json::array();
+  int pruned = 0, kept = 0;
+  for (const planner::LayerPlan& plan : planner::MakePlan(request).layers) {
+    list.push_back({{"layer", plan.layer},
+                    {"pruned", plan.pruned},
+                    {"pruned_load_share", plan.pruned_load_share},
+                    {"ranks", ByRank(plan.experts, plan.ranks, placement.rank_count)},
+                    {"max_over_mean", plan.max_over_mean_after},
+                    {"lower_bound_over_mean", plan.lower_bound_over_mean}});
+    pruned += static_cast<int>(plan.pruned.size());
+    kept += static_cast<int>(plan.experts.size());
+  }
+  return Json{{"layers", list}, {"pruned", pruned}, {"kept", kept}}.dump() + "\n";
 }
 
 absl::StatusOr<std::string> PlanPlacementOffline(const std::string& loads,
                                                  const std::string& current,
-                                                 const planner::PlacementOptions& options) {
+                                                 planner::PlacementOptions options,
+                                                 double moves_max_share) {
   ASSIGN_OR_RETURN(const auto layers, ReadLoads(loads));
   ASSIGN_OR_RETURN(auto placed, ReadPlacement(current, layers, options.rank_count));
+  const int moves_max = options.moves_max;
   Json list = Json::array();
   for (const auto& [layer, of] : layers) {
-    const planner::Placement plan = planner::PlaceExperts(of, placed[layer], options);
-    Json ranks = Json::array();
-    for (int rank = 0; rank < options.rank_count; ++rank) ranks.push_back(Json::array());
-    for (size_t expert = 0; expert < plan.ranks.size(); ++expert) {
-      ranks[static_cast<size_t>(plan.ranks[expert])].push_back(expert);
+    if (moves_max_share < 1) {
+      options.moves_max = std::min(
+          moves_max, static_cast<int>(moves_max_share * static_cast<double>(of.size()) + 1e-9));
     }
-    list.push_back({{"layer", layer},
-                    {"ranks", ranks},
-                    {"max_over_mean", plan.max_over_mean},
-                    {"lower_bound_over_mean", plan.lower_bound_over_mean},
-                    {"moves", plan.moves}});
+    const planner::Placement plan = planner::PlaceExperts(of, placed[layer], options);
+    std::vector<int> experts(of.size());
+    std::iota(experts.begin(), experts.end(), 0);
+    Json entry = {{"layer", layer},
+                  {"ranks", ByRank(experts, plan.ranks, options.rank_count)},
+                  {"max_over_mean", plan.max_over_mean},
+                  {"lower_bound_over_mean", plan.lower_bound_over_mean},
+                  {"moves", plan.moves}};
+    if (!options.node_of_rank.empty()) {
+      entry["node_max_over_mean"] = planner::NodeMaxOverMean(of, plan.ranks, options.node_of_rank);
+    }
+    const auto replicas = planner::AdviseReplicas(experts, of, options.rank_count);
+    if (!replicas.empty()) entry["replicas"] = Replicas(replicas);
+    list.push_back(std::move(entry));
   }
   return Json{{"layers", list}}.dump() + "\n";
 }

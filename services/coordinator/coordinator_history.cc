@@ -79,13 +79,15 @@ absl::StatusOr<v1::GetLoadsResponse> ReadLoads(const Ledger& ledger, const LoadS
     matrix->set_layer(layer);
     matrix->set_experts(scope.experts);
     if (steps == 0) continue;
-    ASSIGN_OR_RETURN(const auto blocks,
-                     ledger.ReadLoads(scope.run_id, layer, first, last, resolution));
-    for (const history::LoadBlock& block : blocks) {
-      matrix->add_first_steps(block.first_step);
-      for (uint32_t expert = 0; expert < scope.experts; ++expert) {
-        matrix->add_tokens(expert < block.tokens.size() ? block.tokens[expert] : 0);
-      }
+    ASSIGN_OR_RETURN(const history::LoadMatrix rows,
+                     ledger.ReadMatrix(scope.run_id, layer, first, last, resolution));
+    matrix->mutable_first_steps()->Add(rows.first_steps.begin(), rows.first_steps.end());
+    matrix->mutable_tokens()->Reserve(static_cast<int>(rows.first_steps.size() * scope.experts));
+    for (size_t row = 0; row < rows.first_steps.size(); ++row) {
+      const auto tokens = rows.tokens.begin() + static_cast<ptrdiff_t>(row * rows.width);
+      const uint32_t known = std::min<uint32_t>(scope.experts, static_cast<uint32_t>(rows.width));
+      matrix->mutable_tokens()->Add(tokens, tokens + known);
+      for (uint32_t expert = known; expert < scope.experts; ++expert) matrix->add_tokens(0);
     }
   }
   return response;

@@ -364,8 +364,14 @@ void Coordinator::ExpireLoads(LiveRun* run) {
   if (options_.retain_steps == 0 || run->durable_step < run->expired_at + kExpireEvery) return;
   run->expired_at = run->durable_step;
   // A read pool that is full is busy: the next time will do.
-  const bool posted = pool_.TryPost([this, id = run->id(), step = run->durable_step] {
-    const absl::Status status = ledger_->Expire(id, step, options_.retain_steps);
+  // The run may go back to a checkpoint, and needs what led there.
+  uint64_t limit = run->external() ? run->durable_step : run->record.checkpoint_step();
+  for (const auto& [name, decision] : run->open_decisions) {
+    if (!decision.guard().checkpoint().empty())
+      limit = std::min(limit, decision.guard().checkpoint_step());
+  }
+  const bool posted = pool_.TryPost([this, id = run->id(), step = run->durable_step, limit] {
+    const absl::Status status = ledger_->Expire(id, step, options_.retain_steps, limit);
     LOG_IF(WARNING, !status.ok()) << "expire_failed run=" << id << " cause=" << status;
   });
   LOG_IF(INFO, !posted) << "expire_put_off run=" << run->id();

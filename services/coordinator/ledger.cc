@@ -107,12 +107,14 @@ void Ledger::TruncateAfter(const std::string& run_id, uint64_t step) {
   truncate_[NormsOf(run_id)] = step;
 }
 
-absl::Status Ledger::Expire(const std::string& run_id, uint64_t newest, uint64_t retain_steps) {
+absl::Status Ledger::Expire(const std::string& run_id, uint64_t newest, uint64_t retain_steps,
+                            uint64_t limit) {
   for (const uint32_t resolution : history::LoadHistory::kResolutions) {
     const uint64_t kept = retain_steps * resolution;
     if (newest <= kept) break;
-    RETURN_IF_ERROR(history_->Expire(run_id, resolution, newest - kept));
-    RETURN_IF_ERROR(history_->Expire(NormsOf(run_id), resolution, newest - kept));
+    const uint64_t step = std::min(newest - kept, limit);
+    RETURN_IF_ERROR(history_->Expire(run_id, resolution, step));
+    RETURN_IF_ERROR(history_->Expire(NormsOf(run_id), resolution, step));
   }
   return absl::OkStatus();
 }
@@ -250,6 +252,12 @@ absl::StatusOr<std::vector<history::LoadBlock>> Ledger::ReadLoads(const std::str
                                                                   uint64_t last,
                                                                   uint32_t resolution) const {
   return history_->Read(run_id, layer, first, last, resolution);
+}
+
+absl::StatusOr<history::LoadMatrix> Ledger::ReadMatrix(const std::string& run_id, uint32_t layer,
+                                                       uint64_t first, uint64_t last,
+                                                       uint32_t resolution) const {
+  return history_->ReadMatrix(run_id, layer, first, last, resolution);
 }
 
 }  // namespace espalier::coordinator

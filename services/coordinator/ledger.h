@@ -74,13 +74,18 @@ class Ledger {
                                                             uint32_t layer, uint64_t first,
                                                             uint64_t last,
                                                             uint32_t resolution) const;
+  absl::StatusOr<history::LoadMatrix> ReadMatrix(const std::string& run_id, uint32_t layer,
+                                                 uint64_t first, uint64_t last,
+                                                 uint32_t resolution) const;
   absl::Status health() const { return store_->health(); }
   // Sizes of the store by name, for metrics.
   std::map<std::string, double> StoreBytes() const { return store_->Bytes(); }
 
   // Lets loads expire at each resolution but for the newest `retain_steps` times 1, 16, 256 and
   // 4096 steps before `newest`. Thread-safe.
-  absl::Status Expire(const std::string& run_id, uint64_t newest, uint64_t retain_steps);
+  // Nothing after `limit` goes.
+  absl::Status Expire(const std::string& run_id, uint64_t newest, uint64_t retain_steps,
+                      uint64_t limit);
   // First step that each of LoadHistory::kResolutions still holds; 0 where nothing has expired.
   absl::StatusOr<std::vector<uint64_t>> FirstKept(const std::string& run_id) const;
   // A copy of what was flushed, at `directory`; see history::Store::Backup. Thread-safe.

@@ -19,7 +19,7 @@ constexpr char kLoads[] =
 TEST(PlanPruneOffline, PrunesTheLightestWithinBeta) {
   planner::PruneOptions options;
   options.beta = 0.05;
-  const auto plan = PlanPruneOffline(kLoads, options);
+  const auto plan = PlanPruneOffline(kLoads, "", options, {});
   ASSERT_TRUE(plan.ok()) << plan.status();
   const auto json = nlohmann::json::parse(*plan);
   EXPECT_EQ((std::vector<int>{1, 3}), json["layers"][0]["pruned"].get<std::vector<int>>());
@@ -56,8 +56,8 @@ TEST(PlanPlacementOffline, StartsFromItsOwnOutputWithoutMoves) {
 }
 
 TEST(PlanOffline, ReadsOneLayerALine) {
-  const auto plan =
-      PlanPruneOffline("{\"layer\":1,\"loads\":[1,2]}\n\n{\"layer\":2,\"loads\":[3,4]}\n", {});
+  const auto plan = PlanPruneOffline(
+      "{\"layer\":1,\"loads\":[1,2]}\n\n{\"layer\":2,\"loads\":[3,4]}\n", "", {}, {});
   ASSERT_TRUE(plan.ok()) << plan.status();
   EXPECT_EQ(2, nlohmann::json::parse(*plan)["layers"].size());
 }
