@@ -95,7 +95,14 @@ absl::StatusOr<SimulationResult> Simulation::Run() {
   const double cpu_before = process_ == nullptr ? 0 : UseOf(process_->pid()).cpu_seconds;
   const double own_before = SimulatorCpu();
   began_ = absl::Now();
+  uint64_t said_before = 0;
+  loop_.Call([&] {
+    result.ack_at_start = stats_.ack;
+    stats_.ack = stats_.ack_undisturbed = Latencies();
+    said_before = stats_.reports_said;
+  });
   RETURN_IF_ERROR(Live());
+  loop_.Call([&] { result.reports_meanwhile = stats_.reports_said - said_before; });
   result.seconds = absl::ToDoubleSeconds(absl::Now() - began_);
   if (process_ != nullptr) {
     result.coordinator = UseOf(process_->pid());

@@ -44,10 +44,12 @@ struct DecisionOutcome {
 };
 
 struct SimulationResult {
-  FleetStats stats;
-  double seconds = 0;         // from the moment all runs ran to the last step
-  uint64_t reports_lost = 0;  // of steps taken and not recorded by the end
-  uint64_t late_steps = 0;    // the simulator itself fell behind
+  FleetStats stats;                // latencies: from then on
+  Latencies ack_at_start;          // until all runs ran
+  uint64_t reports_meanwhile = 0;  // said during `seconds`
+  double seconds = 0;              // from the moment all runs ran to the last step
+  uint64_t reports_lost = 0;       // of steps taken and not recorded by the end
+  uint64_t late_steps = 0;         // the simulator itself fell behind
   std::vector<RunOutcome> runs;
   std::vector<DecisionOutcome> decisions;
   ProcessUse coordinator;  // cpu: during `seconds`; zeros when it is not of this machine
