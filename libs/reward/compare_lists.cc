@@ -32,6 +32,14 @@ std::vector<std::string> NamesOf(const std::vector<Element>& elements) {
   return names;
 }
 
+// "x = -1 or x = 5": values of one unknown, which are no point.
+bool AreAlternatives(const Side& side, const std::vector<Element>& elements) {
+  if (side.kind() != Kind::kList) return false;
+  if (side.top().name == "or") return true;
+  return elements.size() > 1 && !elements[0].name.empty() && elements[0].name == elements[1].name &&
+         elements[0].side.kind() != Kind::kGroup && side.child(1).kind() == Kind::kRelation;
+}
+
 bool IsVector(const Side& side) {
   if (side.kind() == Kind::kMatrix) return side.top().columns == 1;
   return IsTupleLike(side) ||
@@ -118,6 +126,8 @@ Decision Comparer::CompareMany(Side r, Side a, int depth) {
   }
   if (elements_r.size() != elements_a.size()) return Different("count");
   const bool ordered = IsTupleLike(r) || IsTupleLike(a);
+  if (ordered && (AreAlternatives(r, elements_r) || AreAlternatives(a, elements_a)))
+    return Different("set_or_tuple");
   return ordered ? CompareOrdered(elements_r, elements_a, depth)
                  : CompareUnordered(elements_r, elements_a, named_r && named_a, depth);
 }

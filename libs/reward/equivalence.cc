@@ -43,6 +43,26 @@ bool IsOnly(const Node& relation, char op) {
   return std::all_of(relation.name.begin(), relation.name.end(), [&](char c) { return c == op; });
 }
 
+// "students" and "people", or words that one has in common with the other; apples are no oranges.
+bool SameThings(absl::string_view wanted, absl::string_view said) {
+  constexpr absl::string_view kGeneral[] = {"people", "person", "item",       "unit", "way",
+                                            "total",  "all",    "altogether", "time", "thing",
+                                            "piece",  "object", "in",         "of",   "..."};
+  for (const absl::string_view words : {wanted, said}) {
+    for (const absl::string_view word : kGeneral) {
+      if (words.substr(0, word.size()) == word) return true;
+    }
+  }
+  // By the first four letters, so that plurals agree.
+  for (size_t at = 0; at < said.size();) {
+    const size_t end = std::min(said.find(' ', at), said.size());
+    const absl::string_view stem = said.substr(at, std::min<size_t>(end - at, 4));
+    if (!stem.empty() && wanted.find(stem) != absl::string_view::npos) return true;
+    at = end + 1;
+  }
+  return false;
+}
+
 // "5 m": the number, and the letter as its unit.
 Side TakeUnitLetterOff(Side side, std::string* unit) {
   if (side.kind() != Kind::kProduct || side.size() != 2) return side;
@@ -157,7 +177,8 @@ Decision Comparer::CompareUnits(Side reference, const std::string& wanted, Side*
       return Different("units");
     return {};
   }
-  if (said.empty() || wanted.empty() || !r) return {};
+  if (said.empty() || wanted.empty()) return {};
+  if (!r) return a || SameThings(wanted, said) ? Decision{} : Different("units");
   // Words that hold the unit ("miles in all") are no other unit; nonsense is.
   if (!a) return said.find(wanted) != std::string::npos ? Decision{} : Different("units");
   if (a->dimension != r->dimension) return Different("units");

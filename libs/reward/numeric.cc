@@ -24,6 +24,8 @@ constexpr mpfr_prec_t kPrecision = 320;
 // Agreement to this many bits counts as equality; the rest absorbs rounding and cancellation.
 constexpr long kAgreementBits = 160;
 constexpr int kPoints = 10;
+// Literals of so many bits fit into the usual precision; longer ones ask for more, up to a limit.
+constexpr long kLiteralBitsFree = 60, kLiteralBitsMax = 2000;
 constexpr long kAngleExponentMax = 512;
 
 uint64_t Hash(const std::string& name, uint64_t seed) {
@@ -324,15 +326,15 @@ long ExponentOf(const Real& a, const Real& b) {
 }
 
 // |a - b| is below `tolerance`, or, without one, below 2^-kAgreementBits of the larger.
-bool Agree(const Real& a, const Real& b, double tolerance) {
-  Real difference(kPrecision);
+bool Agree(const Real& a, const Real& b, double tolerance, long agreement_bits) {
+  Real difference(mpfr_get_prec(a.get()));
   mpfr_sub(difference.get(), a.get(), b.get(), MPFR_RNDN);
   if (mpfr_zero_p(difference.get())) return true;
   if (tolerance > 0) {
     mpfr_abs(difference.get(), difference.get(), MPFR_RNDN);
     return mpfr_cmp_d(difference.get(), tolerance) <= 0;
   }
-  return mpfr_get_exp(difference.get()) < ExponentOf(a, b) - kAgreementBits;
+  return mpfr_get_exp(difference.get()) < ExponentOf(a, b) - agreement_bits;
 }
 
 // Both values vanish but for rounding: with more digits they shrink. A value that is really tiny
@@ -351,11 +353,12 @@ enum class AtPoint { kAgree, kDiffer, kUndefined };
 
 AtPoint CompareReals(const Operand& a, const Operand& b, const Point& point, double tolerance,
                      Budget* budget) {
-  Real value_a(kPrecision), value_b(kPrecision);
-  if (!EvaluateReal(a.expression, a.node, point, kPrecision, budget, &value_a) ||
-      !EvaluateReal(b.expression, b.node, point, kPrecision, budget, &value_b) || budget->spent())
+  const mpfr_prec_t precision = kPrecision + point.extra_bits;
+  Real value_a(precision), value_b(precision);
+  if (!EvaluateReal(a.expression, a.node, point, precision, budget, &value_a) ||
+      !EvaluateReal(b.expression, b.node, point, precision, budget, &value_b) || budget->spent())
     return AtPoint::kUndefined;
-  const bool agree = Agree(value_a, value_b, tolerance) ||
+  const bool agree = Agree(value_a, value_b, tolerance, kAgreementBits + point.extra_bits) ||
                      BothVanish(a, b, point, ExponentOf(value_a, value_b), budget);
   return agree ? AtPoint::kAgree : AtPoint::kDiffer;
 }
@@ -363,10 +366,10 @@ AtPoint CompareReals(const Operand& a, const Operand& b, const Point& point, dou
 // The distance of two complex numbers against the larger of them.
 AtPoint CompareComplex(const Operand& a, const Operand& b, const Point& point, double tolerance,
                        Budget* budget) {
-  Complex value_a(kPrecision), value_b(kPrecision);
-  if (!EvaluateComplex(a.expression, a.node, point, kPrecision, budget, &value_a) ||
-      !EvaluateComplex(b.expression, b.node, point, kPrecision, budget, &value_b) ||
-      budget->spent())
+  const mpfr_prec_t precision = kPrecision + point.extra_bits;
+  Complex value_a(precision), value_b(precision);
+  if (!EvaluateComplex(a.expression, a.node, point, precision, budget, &value_a) ||
+      !EvaluateComplex(b.expression, b.node, point, precision, budget, &value_b) || budget->spent())
     return AtPoint::kUndefined;
   const long size =
       std::max(ExponentOf(value_a.re, value_a.im), ExponentOf(value_b.re, value_b.im));
@@ -378,8 +381,30 @@ AtPoint CompareComplex(const Operand& a, const Operand& b, const Point& point, d
   }
   const long distance = ExponentOf(value_a.re, value_a.im);
   // Values that vanish but for rounding are as good as zero.
-  return distance < size - kAgreementBits || size < -kAgreementBits ? AtPoint::kAgree
-                                                                    : AtPoint::kDiffer;
+  const long agreement = kAgreementBits + point.extra_bits;
+  return distance < size - agreement || size < -agreement ? AtPoint::kAgree : AtPoint::kDiffer;
+}
+
+// Bits of the longest number that is written below the node: values that differ may differ there
+// only, as pi and sixty of its digits do.
+long LiteralBits(const Expression& expression, int node) {
+  const Node& n = expression.at(node);
+  long bits = 0;
+  if (n.kind == Kind::kNumber) {
+    bits = static_cast<long>(mpz_sizeinbase(n.value.get_num_mpz_t(), 2) +
+                             mpz_sizeinbase(n.value.get_den_mpz_t(), 2));
+  }
+  for (const int child : n.children) bits = std::max(bits, LiteralBits(expression, child));
+  return bits;
+}
+
+// Whether a function jumps at whole numbers, which points chosen by hash never meet.
+bool Jumps(const Expression& expression, int node) {
+  const Node& n = expression.at(node);
+  if (n.kind == Kind::kFunction && (n.name == "floor" || n.name == "ceiling" || n.name == "mod"))
+    return true;
+  return std::any_of(n.children.begin(), n.children.end(),
+                     [&](int child) { return Jumps(expression, child); });
 }
 
 bool Holds(const std::vector<std::string>& names, absl::string_view name) {
@@ -400,12 +425,21 @@ Comparison CompareNumerically(const Expression& a, int node_a, const Expression&
   CollectIntegers(a, node_a, &integers);
   CollectIntegers(b, node_b, &integers);
   const int points = constant(names_a) && constant(names_b) ? 1 : kPoints;
+  const long literal = std::max(LiteralBits(a, node_a), LiteralBits(b, node_b));
+  const bool exact_wanted = absolute_tolerance == 0;
+  if (exact_wanted && literal > kLiteralBitsMax) return Comparison::kUnknown;
+  const long extra = exact_wanted && literal > kLiteralBitsFree ? 2 * literal : 0;
+  // Each step costs more then.
+  if (!budget->Spend(extra * points)) return Comparison::kUnknown;
+  std::vector<std::string> all = names_a;
+  all.insert(all.end(), names_b.begin(), names_b.end());
+  const bool jumps = points > 1 && (Jumps(a, node_a) || Jumps(b, node_b));
   // Reals first; the complex plane where the imaginary unit is written, or no real value was found.
   for (const bool complex : {false, true}) {
     if (imaginary && !complex) continue;
     int agreed = 0;
-    for (int i = 0; i < points; ++i) {
-      const Point point{i, &integers};
+    for (int i = 0; i < points + (jumps ? points : 0); ++i) {
+      const Point point{i % points, i < points ? &integers : &all, extra};
       const AtPoint result = (complex ? CompareComplex : CompareReals)(first, second, point,
                                                                        absolute_tolerance, budget);
       if (budget->spent()) return Comparison::kUnknown;
@@ -419,7 +453,7 @@ Comparison CompareNumerically(const Expression& a, int node_a, const Expression&
 
 std::optional<double> Approximate(const Expression& expression, int node, Budget* budget) {
   const std::vector<std::string> none;
-  const Point point{0, &none};
+  const Point point{0, &none, 0};
   Real value(64);
   if (!EvaluateReal(expression, node, point, 64, budget, &value)) return std::nullopt;
   const double approximate = mpfr_get_d(value.get(), MPFR_RNDN);

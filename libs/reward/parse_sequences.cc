@@ -58,6 +58,16 @@ int Parser::Answer() {
   }
   if (peek().mark('.') && peek(1).kind == TokenKind::kEnd) ++at_;
   if (peek().kind != TokenKind::kEnd) return FailHere();
+  // "pi/4 + k pi, k in Z": where a parameter lives is no answer of its own.
+  while (parts.size() > 1) {
+    const Node& last = expression_.at(parts.back());
+    const bool domain = last.kind == Kind::kRelation && last.name == "i" &&
+                        kind(last.children[0]) == Kind::kSymbol &&
+                        kind(last.children[1]) == Kind::kSymbol &&
+                        expression_.at(last.children[1]).name[0] == '\\';
+    if (!domain) break;
+    parts.pop_back();
+  }
   if (parts.size() == 1) return parts[0];
   return Make(Kind::kList, std::move(parts), joined);
 }

@@ -28,6 +28,7 @@ char SeparatorAt(absl::string_view text, size_t at, size_t* size) {
     return *size == 3 ? 'T' : c;
   }
   if (text.substr(at, 3) == "{,}") return *size = 3, 'T';
+  if (text.substr(at, 3) == "{.}") return *size = 3, '.';
   if (text.substr(at, 2) == "\\," || text.substr(at, 2) == "\\ ") return *size = 2, ' ';
   if (text.substr(at, 2) == "\\!") return *size = 2, '!';
   return 0;

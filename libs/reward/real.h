@@ -24,10 +24,11 @@ class Real {
   mpfr_t value_;
 };
 
-// Which of the points, and the symbols that are whole numbers there.
+// Which of the points, the symbols that are whole numbers there, and precision beyond the usual.
 struct Point {
   int index;
   const std::vector<std::string>* integers;
+  long extra_bits;
 };
 
 // The value of a symbol at a point, from its name alone.

@@ -35,6 +35,13 @@ char Flipped(char op) {
   return op == '<' ? '>' : op == '>' ? '<' : op == 'l' ? 'g' : op == 'g' ? 'l' : op;
 }
 
+// The 3 of "x != -2, 3".
+bool IsExcluded(const Side& list, size_t part) {
+  const Side first = list.child(0);
+  return first.kind() == Kind::kRelation && first.top().name == "#" &&
+         list.child(part).kind() != Kind::kRelation && IsConstant(list.child(part));
+}
+
 RealSet Combined(RealSet::Op op, std::vector<RealSet> parts) {
   RealSet set;
   set.op = op;
@@ -52,6 +59,7 @@ bool IsRealSet(const Side& side) {
   if (side.kind() == Kind::kList && side.size() > 0) {
     for (size_t i = 0; i < side.size(); ++i) {
       const Side part = side.child(i);
+      if (i > 0 && IsExcluded(side, i)) continue;
       if (part.kind() != Kind::kRelation || !IsRealSet(part)) return false;
     }
     return true;
@@ -128,7 +136,9 @@ std::optional<RealSet> RealSetReader::Read(Side side, bool from_reference, int d
 std::optional<RealSet> RealSetReader::Members(Side side, RealSet::Op op, int depth) {
   std::vector<RealSet> parts;
   for (size_t i = 0; i < side.size(); ++i) {
-    auto part = Read(side.child(i), from_reference_, depth + 1);
+    const bool excluded = side.kind() == Kind::kList && i > 0 && IsExcluded(side, i);
+    auto part = excluded ? Inequality(side.child(0).child(0), '#', side.child(i))
+                         : Read(side.child(i), from_reference_, depth + 1);
     if (!part) return std::nullopt;
     parts.push_back(*std::move(part));
   }

@@ -96,8 +96,9 @@ bool HasDigit(absl::string_view text) { return std::any_of(text.begin(), text.en
 // "14, since 12 + 2 = 14": the answer stands before its reason. Empty when there is no reason.
 absl::string_view BeforeReason(absl::string_view text) {
   size_t first = absl::string_view::npos;
-  for (const absl::string_view reason : {" because", " since ", ", as ", ", so ", ", which",
-                                         ", where ", "; ", " (since", " (because"}) {
+  for (const absl::string_view reason :
+       {" because", " since ", ", as ", ", so ", ", which", ", where ", "; ", " (since",
+        " (because", ", it ", ", that is"}) {
     first = std::min(first, FindWithoutCase(text, reason));
   }
   if (first == absl::string_view::npos) return {};

@@ -63,7 +63,7 @@ constexpr std::array<NumberWord, 62> kForeign = {{
 }};
 
 using Phrase = std::pair<absl::string_view, absl::string_view>;
-constexpr std::array<Phrase, 30> kPhrases = {{
+constexpr std::array<Phrase, 32> kPhrases = {{
     {"no solution", "\\emptyset"},
     {"no solutions", "\\emptyset"},
     {"no real solution", "\\emptyset"},
@@ -88,6 +88,8 @@ constexpr std::array<Phrase, 30> kPhrases = {{
     {"every real number", "\\mathbb{R}"},
     {"reals", "\\mathbb{R}"},
     {"infinity", "\\infty"},
+    {"diverges to infinity", "\\infty"},
+    {"tends to infinity", "\\infty"},
     {"positive infinity", "\\infty"},
     {"negative infinity", "-\\infty"},
     {"minus infinity", "-\\infty"},
@@ -317,6 +319,8 @@ std::string RewriteWords(absl::string_view text) {
   if (words.empty() || words.size() > 16) return "";
   if (IsDigit(words[0][0])) {
     // "21st", "3^{rd}", "25 thousand", "2 thirds"
+    if (words.size() == 3 && words[1] == "to" && IsDigit(words[2][0]))
+      return absl::StrCat(words[0], ":", words[2]);
     const size_t next = words.size() > 1 && words[1] == "^" ? 2 : 1;
     if (words.size() == next + 1 && IsOrdinalSuffix(words[next])) return words[0];
     if (words.size() < 2 || !AllWords(words, 1) || words[0].size() > 9) return "";
