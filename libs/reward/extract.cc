@@ -126,7 +126,7 @@ size_t WithUnit(absl::string_view text, size_t begin, size_t end) {
   int words = 0;
   for (size_t at = end; at < reach.size() && words < 4; ++at) {
     const char c = reach[at];
-    if (c == '\n' || c == ',' || c == ';' || c == ')') break;
+    if (absl::string_view("\n,;)}$\\").find(c) != kNone) break;
     const bool ends = at + 1 == reach.size() || IsSpace(reach[at + 1]) || reach[at + 1] == '.' ||
                       reach[at + 1] == ',' || reach[at + 1] == '\n';
     if (!ends || IsSpace(c)) continue;
@@ -147,7 +147,7 @@ Range FindLastNumber(absl::string_view text) {
     const bool joins = IsDigit(c) ||
                        ((c == '.' || c == ',') && begin >= 2 && IsDigit(text[begin - 2])) ||
                        (c == '.' && (begin < 2 || !IsWordByte(text[begin - 2]))) ||
-                       (c == '/' && begin >= 2 && IsDigit(text[begin - 2]));
+                       ((c == '/' || c == ':') && begin >= 2 && IsDigit(text[begin - 2]));
     if (!joins) break;
     --begin;
   }
@@ -228,7 +228,8 @@ Extraction Guess(absl::string_view trace, absl::string_view part) {
   // A short text is all answer: what it denies, bounds or explains is for the verifier to see.
   const bool whole_counts =
       text.size() <= kShortBytesMax && number.end > 0 &&
-      (IsDenied(text, number.begin) || FindWithoutCase(text, " because ") != kNone);
+      (IsDenied(text, number.begin) || FindWithoutCase(text, " because ") != kNone ||
+       FindWithoutCase(text, " since ") != kNone);
   if (number.end > 0 && !whole_counts) {
     const size_t begin = ListBegin(text, number.begin);
     return Make(trace, text.substr(begin, number.end - begin), "last_number");

@@ -194,15 +194,41 @@ bool ReadsAsAnswer(absl::string_view text) {
          (!IsWordByte(reading.text[0]) || !RewriteWords(reading.text).empty());
 }
 
-absl::string_view WithoutLabel(absl::string_view text) {
+namespace {
+
+// "(B) 12", "B. 12", "\\textbf{(B)} 12": the letter, and what follows it. No letter, no label.
+struct Label {
+  char letter = 0;
+  absl::string_view content;
+};
+Label ReadLabel(absl::string_view text) {
+  text = Trim(text);
+  for (const absl::string_view wrapper : kWrappers) {
+    if (text.substr(0, wrapper.size()) != wrapper) continue;
+    const size_t close = MatchBrace(text, wrapper.size() - 1);
+    if (close == absl::string_view::npos) return {};
+    const absl::string_view inner = Trim(text.substr(wrapper.size(), close - wrapper.size()));
+    if (inner.size() != 3 || inner[0] != '(' || inner[2] != ')' || !IsUpper(inner[1])) return {};
+    absl::string_view content = text.substr(close + 1);
+    while (!content.empty() &&
+           (IsSpace(content[0]) || content[0] == '~' ||
+            (content[0] == '\\' && content.size() > 1 && !IsLetter(content[1])))) {
+      content.remove_prefix(content[0] == '\\' ? 2 : 1);
+    }
+    return content.empty() ? Label{} : Label{inner[1], content};
+  }
   const bool bracket = !text.empty() && text[0] == '(';
   const size_t letter = bracket ? 1 : 0;
   if (text.size() < letter + 3 || text[letter] < 'A' || text[letter] > 'H') return {};
   const char behind = text[letter + 1];
   if (bracket ? behind != ')' : behind != ')' && behind != '.' && behind != ':') return {};
   if (!IsSpace(text[letter + 2])) return {};
-  return Trim(text.substr(letter + 2));
+  return {text[letter], Trim(text.substr(letter + 2))};
 }
+
+}  // namespace
+
+absl::string_view WithoutLabel(absl::string_view text) { return ReadLabel(text).content; }
 
 char ReferenceLetter(absl::string_view text) {
   text = Unwrap(text);
@@ -223,8 +249,14 @@ char ChosenLetter(absl::string_view text) {
   if (core.size() == 3 && core[0] == '(' && core[2] == ')') core = core.substr(1, 1);
   if (core.size() == 1 && IsLetter(core[0]))
     return IsUpper(core[0]) ? core[0] : static_cast<char>(core[0] - 'a' + 'A');
-  // "E*2" and "(C) + 1" are mathematics.
-  if (IsFormula(text)) return 0;
+  // "E*2" and "(C) + 1" are mathematics; "(C) 2 + 1" is an option and its content.
+  if (IsFormula(text)) {
+    const Label label = ReadLabel(core);
+    const bool operand =
+        !label.content.empty() &&
+        absl::string_view("+*^=-_/<>").find(label.content[0]) != absl::string_view::npos;
+    return operand ? '\0' : label.letter;
+  }
   for (size_t at = 0; at < text.size(); ++at) {
     if (!IsUpper(text[at]) || !StandsAlone(text, at)) continue;
     // "I think" chooses nothing, nor does an article at the start of a sentence.

@@ -292,7 +292,8 @@ bool Verifier::EqualText(absl::string_view answer) const {
   const std::string compact =
       reference_->compact.empty() ? Compact(reference_->text) : reference_->compact;
   if (!compact.empty() && Compact(answer) == compact) return true;
-  if (compact.empty() || !IsWordByte(reference_->text[0])) return false;
+  const char first = reference_->text[0];
+  if (compact.empty() || (!IsWordByte(first) && first != '\\' && first != '"')) return false;
   const std::string words = PlainWords(reference_->text);
   return !words.empty() && PlainWords(answer) == words;
 }

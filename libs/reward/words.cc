@@ -307,6 +307,8 @@ std::string PlainWords(absl::string_view text) {
     }
   }
   if (!long_word) return "";
+  if (words.size() > 2 && words[0] == "it" && words[1] == "is")
+    words.erase(words.begin(), words.begin() + 2);
   if (words.size() > 1 && (words[0] == "on" || words[0] == "in" || words[0] == "at"))
     words.erase(words.begin());
   return absl::StrJoin(words, " ");
