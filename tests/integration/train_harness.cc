@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -11,6 +12,7 @@
 #include "gtest/gtest.h"
 #include "libs/base/status_macros.h"
 #include "libs/collective/communicator.h"
+#include "libs/model/safetensors.h"
 #include "libs/spec/spec.h"
 #include "services/reward/convert.h"
 
@@ -147,6 +149,9 @@ RunRecord RunOnRanks(const RunRequest& request) {
   RunRecord record;
   record.outcomes.assign(request.ranks, absl::UnknownError("not run"));
   auto communicators = collective::MakeInProcessCommunicators(request.ranks);
+  for (int rank = 0; rank < request.ranks && request.wrap_links; ++rank) {
+    communicators[rank] = request.wrap_links(rank, std::move(communicators[rank]));
+  }
   std::vector<std::thread> threads;
   for (int rank = 0; rank < request.ranks; ++rank) {
     record.ranks.push_back(std::make_unique<MemoryController>(rank, request.plan));
@@ -161,6 +166,26 @@ RunRecord RunOnRanks(const RunRequest& request) {
   }
   for (std::thread& thread : threads) thread.join();
   return record;
+}
+
+std::map<std::string, std::vector<float>> TensorsOf(const std::string& path, int ranks) {
+  std::map<std::string, std::vector<float>> tensors;
+  for (int rank = 0; rank < ranks; ++rank) {
+    char name[64] = {};
+    std::snprintf(name, sizeof(name), "/rank-%05d-of-%05d.safetensors", rank, ranks);
+    const auto reader = model::SafetensorsReader::Open(path + name);
+    EXPECT_TRUE(reader.ok()) << reader.status();
+    for (const std::string& tensor : (*reader)->names()) {
+      const auto info = (*reader)->Info(tensor);
+      EXPECT_TRUE(info.ok()) << info.status();
+      int64_t size = 1;
+      for (const int64_t extent : info->shape) size *= extent;
+      std::vector<float>& values = tensors[tensor];
+      values.resize(size);
+      EXPECT_TRUE((*reader)->Read(tensor, info->shape, values).ok()) << tensor;
+    }
+  }
+  return tensors;
 }
 
 v1::RunSpec TinySpec() {

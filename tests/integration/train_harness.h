@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "espalier/v1/fleet_service.pb.h"
+#include "libs/collective/communicator.h"
 #include "libs/train/controller.h"
 #include "libs/train/trainer.h"
 
@@ -114,8 +115,15 @@ struct RunRequest {
   // Commands that the assignment itself brings.
   std::vector<v1::Command> assigned;
   TraceScorer* scorer = nullptr;  // null: libs/reward
+  // Takes the place of a rank's links, to do harm on them; may be empty.
+  std::function<std::unique_ptr<collective::Communicator>(
+      int rank, std::unique_ptr<collective::Communicator> links)>
+      wrap_links;
 };
 RunRecord RunOnRanks(const RunRequest& request);
+
+// Value and moments of every tensor of a checkpoint that `ranks` ranks wrote, by name.
+std::map<std::string, std::vector<float>> TensorsOf(const std::string& path, int ranks);
 
 // A small complete spec over "corpus.txt", which WriteCorpus puts there; add stages to it.
 v1::RunSpec TinySpec();

@@ -1,13 +1,11 @@
 // Goal: experts that are masked in the middle of a run come back as they were, whatever happened in
 // between, and runs that judge experts by what they put out report it. Method: whole runs; tensors
 // of their checkpoints, losses and reports are compared.
-#include <cstdio>
 #include <map>
 #include <string>
 
 #include "gtest/gtest.h"
 #include "libs/model/checkpoint.h"
-#include "libs/model/safetensors.h"
 #include "tests/integration/train_commands_fixture.h"
 
 namespace espalier::train {
@@ -22,27 +20,6 @@ v1::ExpertLayout Layout(int ranks, bool masked) {
     layout.mutable_layers(0)->add_masked(4);
   }
   return layout;
-}
-
-// Value and moments of every tensor of a checkpoint, by name.
-std::map<std::string, std::vector<float>> TensorsOf(const std::string& path, int ranks) {
-  std::map<std::string, std::vector<float>> tensors;
-  for (int rank = 0; rank < ranks; ++rank) {
-    char name[64] = {};
-    std::snprintf(name, sizeof(name), "/rank-%05d-of-%05d.safetensors", rank, ranks);
-    const auto reader = model::SafetensorsReader::Open(path + name);
-    EXPECT_TRUE(reader.ok()) << reader.status();
-    for (const std::string& tensor : (*reader)->names()) {
-      const auto info = (*reader)->Info(tensor);
-      EXPECT_TRUE(info.ok()) << info.status();
-      int64_t size = 1;
-      for (const int64_t extent : info->shape) size *= extent;
-      std::vector<float>& values = tensors[tensor];
-      values.resize(size);
-      EXPECT_TRUE((*reader)->Read(tensor, info->shape, values).ok()) << tensor;
-    }
-  }
-  return tensors;
 }
 
 class TrainMasks : public TrainCommands {

@@ -97,6 +97,28 @@ TEST(RunUpdate, OneRanksBadExpertGradientSkipsTheUpdateEverywhere) {
   });
 }
 
+TEST(RunUpdate, AnInfiniteDenseGradientOfOneRankChangesNothingOnAny) {
+  for (const float bad :
+       {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
+        std::numeric_limits<float>::max()}) {
+    OnRanks(3, [bad](collective::Communicator& communicator) {
+      OneRank rank(communicator);
+      ASSERT_TRUE(rank.Update(1.0f, 1.0f, 0.5).ok());
+      const float dense = rank.dense->value[0], moment = rank.dense->moment1[0];
+      const float expert = rank.expert->value[0];
+      // Two of three: the largest floats overflow only in the sum over ranks.
+      const auto result = rank.Update(communicator.rank() > 0 ? bad : 1.0f, 1.0f, 0.5);
+      ASSERT_TRUE(result.ok());
+      EXPECT_TRUE(result->skipped) << bad;
+      EXPECT_EQ(rank.dense->value[0], dense);
+      EXPECT_EQ(rank.dense->moment1[0], moment);
+      EXPECT_EQ(rank.expert->value[0], expert);
+      EXPECT_EQ(rank.state.progress.skipped_steps, 1u);
+      EXPECT_EQ(rank.state.progress.updates, 1u);
+    });
+  }
+}
+
 TEST(RunUpdate, OneRanksBadLossSkipsTheUpdateEverywhere) {
   OnRanks(2, [](collective::Communicator& communicator) {
     OneRank rank(communicator);
