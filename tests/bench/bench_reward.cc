@@ -91,6 +91,21 @@ BENCHMARK(BM_ScoreTaskTrace);
 void BM_ScoreLongTrace(benchmark::State& state) { Score(state, "\\frac{11}{13}", LongTraces()); }
 BENCHMARK(BM_ScoreLongTrace);
 
+// Extraction and verification alone, without the score.
+void BM_VerifyLongTrace(benchmark::State& state) {
+  const std::string trace = LongTraces()[0].text;
+  int64_t correct = 0;
+  for (auto _ : state) {
+    correct +=
+        VerifyAnswer("\\frac{11}{13}", ExtractAnswer(trace).text).verdict == Verdict::kCorrect;
+  }
+  if (correct != static_cast<int64_t>(state.iterations()))
+    state.SkipWithError("the trace was not found correct");
+  state.SetItemsProcessed(state.iterations());
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(trace.size()));
+}
+BENCHMARK(BM_VerifyLongTrace);
+
 struct Case {
   std::string reference, answer;
 };
@@ -136,7 +151,9 @@ void BM_VerifyHostile(benchmark::State& state) {
                  {"5", "\\binom{10000000}{5000000}"},
                  {"\\frac{1}{5000!}", "\\frac{1}{4999!}"},
                  {"5", std::string(400, '(') + "1" + std::string(400, ')')},
-                 {"5", std::string(100'000, '9')}});
+                 {"5", std::string(100'000, '9')},
+                 {"5", "\\sum_{k=1}^{10^9} \\frac{1}{k}"},
+                 {"x", "\\sum_{k=1}^{50} (x+y+k)^{12}"}});
 }
 BENCHMARK(BM_VerifyHostile);
 
