@@ -44,7 +44,18 @@ const std::vector<std::string>& Seeds() {
       "90^\\circ",
       "S_{MBCN}:S=7:32",
       "f(2) < f(1) < f(4)",
-      "2^{2^{2^{2^{2^{2}}}}}"};
+      "2^{2^{2^{2^{2^{2}}}}}",
+      "\\sum_{k=1}^{n} \\frac{k^2}{2^k} + \\prod_{i=1}^{9} i",
+      "(3+4i)(1-i)^{12} = 2e^{i\\pi/3}",
+      "\\mathbb{R} \\setminus \\{1, 2\\}",
+      "\\{x \\mid |x-3| < 2\\} \\cup ]-\\infty, -14[",
+      "2 hours 15 minutes",
+      "twenty-one and a half km/h",
+      "4:30 p.m. on March 14th, 2015",
+      "The answer is ١٢٫٥ or १२",
+      "\\textbf{(B)}\\ 1A_{16} + {}_{10}C_3",
+      "\\left\\{\\begin{array}{l}x=1\\\\y=2\\end{array}\\right.",
+      "$1.234,50 and 0.1(6) and 0.333\\ldots"};
   return *kSeeds;
 }
 
