@@ -16,7 +16,8 @@ enum class RouterScore { kSoftmax, kSigmoid };
 //   0: never chosen choice    [N, K]  written: experts by falling score + bias, ties to the lower
 //   index weight    [N, K]  written: score of the choice, over their sum (+ 1e-20) if `normalize`,
 //   times `scaling`
-// At least K experts must be unmasked.
+// At least K experts must be unmasked. With `choice_given`, `choice` is read instead of written: the
+// weights are those of experts that someone else chose.
 template <typename T>
 struct RouterArgs {
   RouterScore score = RouterScore::kSigmoid;
@@ -28,6 +29,7 @@ struct RouterArgs {
   int32_t* choice = nullptr;
   T* weight = nullptr;
   int64_t tokens = 0, experts = 0, top_k = 0;
+  bool choice_given = false;
 };
 template <typename T>
 void Router(const RouterArgs<T>& args, base::ThreadPool& pool);

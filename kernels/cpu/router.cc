@@ -34,7 +34,7 @@ void RouteRow(const RouterArgs<T>& args, int64_t token, T* best) {
   const T* scores = args.scores + token * args.experts;
   int32_t* choice = args.choice + token * args.top_k;
   T* weight = args.weight + token * args.top_k;
-  ChooseTop(args, scores, choice, best);
+  if (!args.choice_given) ChooseTop(args, scores, choice, best);
   T factor = static_cast<T>(args.scaling);
   if (args.normalize) {
     T sum = 0;

@@ -30,6 +30,7 @@ struct LayerActivations {
   kernels::Buffer<T> dense_gate, dense_up;          // [N, W]
   kernels::Buffer<T> scores, weight;                // [N, E], [N, K]
   kernels::Buffer<int32_t> choice, slot, token_of;  // [N, K], [N, K], [S]
+  bool choice_given = false;                        // `choice` was filled in by the caller
   std::vector<int64_t> slot_offsets;                // [E + 1]
   kernels::Buffer<T> expert_in;                     // [R, D] rows grouped by expert
   kernels::Buffer<T> gate, up;                      // [R, F]
@@ -59,6 +60,10 @@ struct Pass {
   std::span<const kernels::KvCache<T>> caches;
   std::span<const int32_t> cache_rows;  // decode: [N] the cached sequence of each token
   std::span<const int32_t> lengths;     // decode: [N] cached tokens, the new one included
+  // [N, M, K] of the M MoE layers, in their order: experts that the tokens are sent to instead of
+  // the router's choice, and where the choice is written. Empty: neither.
+  std::span<const int32_t> given_routes;
+  std::span<int32_t> routes;
   bool decode() const { return starts.empty(); }
 };
 

@@ -37,6 +37,9 @@ struct Batch {
   std::vector<int32_t> tokens;
   std::vector<int32_t> targets;
   std::vector<int64_t> starts;  // size = sequences + 1, first 0, last tokens.size(); an empty batch has starts = {0}
+  // Replayed routing: the experts (as in Sample::routes) of each token, [tokens, MoE layers, top_k]; empty lets the routers
+  // choose. Weights and gradients are the routers' own in either case.
+  std::vector<int32_t> routes;
 };
 
 // Seconds per phase summed since the caller last cleared it.
@@ -54,12 +57,16 @@ struct SampleOptions {
   int max_new_tokens = 160;
   int32_t end_token = 0;     // sampling of a sequence stops after it; it is part of the result
   uint64_t seed = 0;         // results depend on (seed, stream) of a sequence alone, not on batching
+  bool record_routes = false;
 };
 
 struct Sample {
   std::vector<int32_t> tokens;  // without the prompt
   std::vector<float> logps;     // log-probability of each token at temperature 1
   bool truncated = false;       // reached max_new_tokens without end_token
+  // With record_routes: the experts chosen for every token of prompt and sample but the last, which was never fed, as
+  // places in LayerLayout::ids. [tokens, MoE layers, top_k]; valid until the layout changes.
+  std::vector<int32_t> routes;
 };
 
 // Collective: every method marked (collective) must be called by all ranks alike, else they wait for ever (until the

@@ -109,6 +109,19 @@ DecodeRows NextRows(Progress& progress) {
   return rows;
 }
 
+// Takes the routes of a pass, `per_token` a token: of the prompts that begin at `starts`, or of one
+// token of each active sequence when there are none.
+void KeepRoutes(std::span<const int32_t> routes, std::span<const int64_t> starts, int64_t per_token,
+                Progress& progress) {
+  if (per_token == 0) return;
+  for (size_t i = 0; i < progress.active.size(); ++i) {
+    const int64_t first = starts.empty() ? static_cast<int64_t>(i) : starts[i];
+    const int64_t end = starts.empty() ? first + 1 : starts[i + 1];
+    std::vector<int32_t>& kept = progress.samples[progress.active[i]].routes;
+    kept.insert(kept.end(), routes.begin() + first * per_token, routes.begin() + end * per_token);
+  }
+}
+
 Batch PackPrompts(std::span<const std::vector<int32_t>> prompts) {
   Batch batch{.starts = {0}};
   for (const std::vector<int32_t>& prompt : prompts) {
@@ -157,7 +170,11 @@ absl::StatusOr<std::vector<Sample>> ModelImpl<T>::Generate(
   const std::vector<kernels::KvCache<T>> caches =
       MakeCaches(config_, static_cast<int64_t>(prompts.size()), capacity, cache_storage);
   prefill.caches = caches;
+  const int64_t routes_a_token = options.record_routes ? moe_layers() * config_.top_k : 0;
+  std::vector<int32_t> routes(batch.tokens.size() * routes_a_token);
+  prefill.routes = routes;
   RETURN_IF_ERROR(RunLayers(prefill, batch.tokens, Keep::kNothing));
+  KeepRoutes(routes, batch.starts, routes_a_token, progress);
 
   // The rows of hidden_ that predict the next token of each active sequence: the last of each
   // prompt, later all.
@@ -186,8 +203,10 @@ absl::StatusOr<std::vector<Sample>> ModelImpl<T>::Generate(
                          .positions = next.positions,
                          .caches = caches,
                          .cache_rows = progress.active,
-                         .lengths = next.lengths};
+                         .lengths = next.lengths,
+                         .routes = std::span(routes).first(next.tokens.size() * routes_a_token)};
     RETURN_IF_ERROR(RunLayers(decode, next.tokens, Keep::kNothing));
+    KeepRoutes(routes, {}, routes_a_token, progress);
     rows.resize(next.tokens.size());
     std::iota(rows.begin(), rows.end(), 0);
   }

@@ -2,6 +2,7 @@
 // model_generate.cc and model_layout.cc.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <span>
 #include <vector>
@@ -71,6 +72,11 @@ class ModelImpl final : public Model<T> {
   absl::Status RunLayersBackward(const Pass<T>& pass, std::span<const int32_t> tokens,
                                  double aux_scale);
   Pass<T> PackedPass(const Batch& batch);
+  int64_t moe_layers() const { return std::max(0, config_.layers - config_.dense_layers); }
+  // Between a pass's routes and one layer's choices, before and after the layer ran.
+  void GiveRoutes(const Pass<T>& pass, int layer, LayerActivations<T>& act);
+  void TakeRoutes(const Pass<T>& pass, int layer, const LayerActivations<T>& act);
+  absl::Status ValidateRoutes(const Batch& batch) const;
   // The head over the rows that matter: those with a target, or all when entropies are wanted.
   void RunHead(const Batch& batch, bool keep_logits, T* logps, T* entropies);
   void RunHeadBackward(const Batch& batch, std::span<const T> dlogps);

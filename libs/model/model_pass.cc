@@ -64,7 +64,8 @@ Pass<T> ModelImpl<T>::PackedPass(const Batch& batch) {
   rope_.Reserve(longest);
   return Pass<T>{.tokens = static_cast<int64_t>(batch.tokens.size()),
                  .positions = positions_,
-                 .starts = batch.starts};
+                 .starts = batch.starts,
+                 .given_routes = batch.routes};
 }
 
 template <typename T>
@@ -78,8 +79,10 @@ absl::Status ModelImpl<T>::RunLayers(const Pass<T>& pass, std::span<const int32_
     AttentionForward(context, pass, layer, weights_.layers[layer], activations(layer, keep));
     kernels::Buffer<T>& next =
         layer + 1 < config_.layers ? activations(layer + 1, keep).x : last_x_;
+    GiveRoutes(pass, layer, activations(layer, keep));
     RETURN_IF_ERROR(FeedForwardForward(context, feed_forward(layer, keep), pass.tokens,
                                        next.Get(elements), route_counts_[layer]));
+    TakeRoutes(pass, layer, activations(layer, keep));
   }
   const PhaseTimer timer(&seconds_.head);
   kernels::RmsNorm(kernels::RmsNormArgs<T>{.x = last_x_.data(),
@@ -185,7 +188,9 @@ void ModelImpl<T>::RunHeadBackward(const Batch& batch, std::span<const T> dlogps
 template <typename T>
 absl::Status ModelImpl<T>::Forward(const Batch& batch, std::vector<T>* logps,
                                    std::vector<T>* entropies) {
-  RETURN_IF_ERROR(Agree(ValidateBatch(config_, batch)));
+  absl::Status valid = ValidateBatch(config_, batch);
+  valid.Update(ValidateRoutes(batch));
+  RETURN_IF_ERROR(Agree(valid));
   ClearRouteCounts();
   const Pass<T> pass = PackedPass(batch);
   RETURN_IF_ERROR(RunLayers(pass, batch.tokens, Keep::kNothing));
@@ -199,7 +204,9 @@ absl::Status ModelImpl<T>::Forward(const Batch& batch, std::vector<T>* logps,
 template <typename T>
 absl::Status ModelImpl<T>::ForwardBackward(const Batch& batch, const LossFunction& loss,
                                            T aux_scale) {
-  RETURN_IF_ERROR(Agree(ValidateBatch(config_, batch)));
+  absl::Status valid = ValidateBatch(config_, batch);
+  valid.Update(ValidateRoutes(batch));
+  RETURN_IF_ERROR(Agree(valid));
   ClearRouteCounts();
   aux_loss_ = 0;
   const Pass<T> pass = PackedPass(batch);

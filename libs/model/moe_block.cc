@@ -75,7 +75,8 @@ kernels::RouterArgs<T> RouterArgsOf(const ModelConfig& config, const FeedForward
           .weight = layer.act.weight.data(),
           .tokens = tokens,
           .experts = static_cast<int64_t>(layer.layout.ids.size()),
-          .top_k = config.top_k};
+          .top_k = config.top_k,
+          .choice_given = layer.act.choice_given};
 }
 
 // Scores, choices, weights and slots of this rank's tokens.

@@ -213,10 +213,6 @@ void CheckReinforce(const std::string& path, const v1::ReinforceStage& stage,
                 absl::StrCat("found ", stage.minibatches(),
                              ", allowed is at most prompts * group_size (", traces, ")"));
   }
-  if (stage.replay_routing()) {
-    errors->Add(path + ".replay_routing",
-                "found true, allowed is false: workers record no routing of their rollouts yet");
-  }
   if (stage.has_reward()) CheckReward(path + ".reward", stage, errors);
 }
 

@@ -26,6 +26,9 @@ GroupStanding PolicyBatch::Add(const RolloutGroup& group, const v1::ReinforceSta
     tokens.insert(tokens.end(), sample.tokens.begin(), sample.tokens.end());
     const auto start = static_cast<int64_t>(batch_.tokens.size());
     AppendTrained(tokens, group.prompt.size(), &batch_);
+    if (spec.replay_routing()) {
+      batch_.routes.insert(batch_.routes.end(), sample.routes.begin(), sample.routes.end());
+    }
     traces_.push_back({.group = group.index,
                        .first = start + static_cast<int64_t>(group.prompt.size()) - 1,
                        .advantage = advantages[i],

@@ -36,6 +36,7 @@ absl::Status SamplePass(RunState& state, const v1::ReinforceStage& spec,
   options.max_new_tokens = static_cast<int>(spec.max_new_tokens());
   options.end_token = text::Tokenizer::kEnd;
   options.seed = request.seed;
+  options.record_routes = spec.replay_routing() && !request.heldout;
   ASSIGN_OR_RETURN(std::vector<model::Sample> samples,
                    state.model->Generate(prompts, streams, options));
   if (samples.size() != prompts.size()) {

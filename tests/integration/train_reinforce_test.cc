@@ -148,6 +148,22 @@ TEST_F(TrainReinforce, TracesCutOffTeachOnlyWithoutTheFilter) {
   EXPECT_GT(Metrics(whole, 0).gradient_norm(), 0.0);
 }
 
+TEST_F(TrainReinforce, ReplayedRoutingIsTheSameOnAnyNumberOfRanks) {
+  v1::RunSpec spec = Spec();
+  stage_->mutable_optimizer()->set_learning_rate(0.1);
+  stage_->mutable_optimizer()->set_warmup_steps(0);
+  const RunRecord chosen = Run(spec, 1);
+  stage_->set_replay_routing(true);
+  stage_->set_entropy_share(0.5);
+  const RunRecord one = Run(spec, 1);
+  ExpectSame(one, Run(spec, 2));
+  stage_->set_entropy_share(1);
+  // The first update moves the routers; the second one's tokens go where they went before.
+  const RunRecord replayed = Run(spec, 1);
+  ASSERT_TRUE(chosen.Ok() && replayed.Ok());
+  EXPECT_NE(Metrics(chosen, 0).loss(), Metrics(replayed, 0).loss());
+}
+
 TEST_F(TrainReinforce, ClippingBothSidesMattersOnceThePolicyMoved) {
   v1::RunSpec spec = Spec();
   // The first update is at a ratio of 1 and the same either way; it moves the policy so far that in

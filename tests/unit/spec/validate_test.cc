@@ -67,7 +67,6 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"stages[2].reinforce.group_size", "1", "stages[2].reinforce.group_size"},
         Case{"stages[2].reinforce.minibatches", "17", "stages[2].reinforce.minibatches"},
         Case{"stages[2].reinforce.entropy_share", "0", "stages[2].reinforce.entropy_share"},
-        Case{"stages[2].reinforce.replay_routing", "true", "stages[2].reinforce.replay_routing"},
         Case{"stages[2].reinforce.temperature", "0", "stages[2].reinforce.temperature"},
         Case{"stages[2].reinforce.reward.reflection_min", "3",
              "stages[2].reinforce.reward.reflection_min"},
