@@ -1,5 +1,6 @@
 // A step may be saved twice with different contents (a command came after it): the newer takes a
 // name of its own, so that at every moment the older one is there until the newer is complete.
+// Ranks may see the same folder under different paths: rank 0 decides, and names travel, not paths.
 #include "libs/train/checkpointer.h"
 
 #include <filesystem>
@@ -88,10 +89,13 @@ bool Checkpointer::Holds(CheckpointKeep keep) const {
 }
 
 absl::StatusOr<std::string> Checkpointer::Write(CheckpointKeep keep) {
-  const bool written = !Holds(keep);
-  if (written) {
-    RETURN_IF_ERROR(WriteNew());
-  }
+  std::string name;  // of the folder to write; empty when nothing need be written
+  absl::Status prepared;
+  if (state_.root() && !Holds(keep)) prepared = Prepare(&name);
+  RETURN_IF_ERROR(AgreeStatus(state_.communicator, prepared));
+  RETURN_IF_ERROR(state_.communicator.Broadcast(0, &name));
+  const bool written = !name.empty();
+  if (written) RETURN_IF_ERROR(WriteNew((fs::path(Directory()) / name).string()));
   if (keep == CheckpointKeep::kPinned) {
     // Before the rotation, which would else be free to take it.
     const absl::Status pinned =
@@ -108,14 +112,15 @@ absl::StatusOr<std::string> Checkpointer::Write(CheckpointKeep keep) {
 }
 
 absl::Status Checkpointer::Unpin(const std::string& path) {
-  if (!IsOwn(path)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "checkpoint.unpin: ", path, " is not a checkpoint of this run; name one in ", Directory()));
+  absl::Status unpinned;
+  if (state_.root()) {
+    unpinned =
+        IsOwn(path)
+            ? model::UnpinCheckpoint((fs::path(Directory()) / fs::path(path).filename()).string())
+            : absl::InvalidArgumentError(
+                  absl::StrCat("checkpoint.unpin: ", path,
+                               " is not a checkpoint of this run; name one in ", Directory()));
   }
-  const absl::Status unpinned =
-      state_.root()
-          ? model::UnpinCheckpoint((fs::path(Directory()) / fs::path(path).filename()).string())
-          : absl::OkStatus();
   RETURN_IF_ERROR(AgreeStatus(state_.communicator, unpinned));
   return Rotate();
 }
@@ -131,18 +136,14 @@ absl::Status Checkpointer::Rotate() {
   return AgreeStatus(state_.communicator, pruned);
 }
 
-absl::Status Checkpointer::WriteNew() {
-  std::string path;
-  absl::Status prepared;
-  if (state_.root()) {
-    prepared = MakeFolder(Directory());
-    if (prepared.ok() && went_back_) {
-      prepared = model::RemoveNewerCheckpoints(Directory(), present_.path);
-    }
-    path = model::NextCheckpointPath(Directory(), state_.progress.step);
-  }
-  RETURN_IF_ERROR(AgreeStatus(state_.communicator, prepared));
-  RETURN_IF_ERROR(state_.communicator.Broadcast(0, &path));
+absl::Status Checkpointer::Prepare(std::string* name) {
+  RETURN_IF_ERROR(MakeFolder(Directory()));
+  if (went_back_) RETURN_IF_ERROR(model::RemoveNewerCheckpoints(Directory(), present_.path));
+  *name = fs::path(model::NextCheckpointPath(Directory(), state_.progress.step)).filename();
+  return absl::OkStatus();
+}
+
+absl::Status Checkpointer::WriteNew(const std::string& path) {
   went_back_ = false;
   model::CheckpointState checkpoint;
   checkpoint.config = state_.model->config();

@@ -60,12 +60,15 @@ class Checkpointer {
   bool IsOwn(const std::string& path) const;
   bool Holds(CheckpointKeep keep) const;
   void NotePresent(const std::string& path);
-  absl::Status WriteNew();
+  // Rank 0: makes room, and says under which name the next one goes.
+  absl::Status Prepare(std::string* name);
+  absl::Status WriteNew(const std::string& path);
   absl::Status Rotate();
 
   RunState& state_;
   Present present_;
   // Loaded, and nothing written since: newer checkpoints are of a course that the run has left.
+  // Like IsOwn and Holds for rank 0 to ask.
   bool went_back_ = false;
 };
 
