@@ -30,7 +30,7 @@ std::vector<double> Totals(const std::vector<TraceInput>& traces, const RewardOp
 
 std::string Restated(const char* statement, int times) {
   std::string trace = statement;
-  const char* const kCounts[] = {"first", "second", "third", "fourth"};
+  const char* const kCounts[] = {"first", "second", "third", "fourth", "fifth"};
   for (int i = 0; i < times; ++i) {
     trace += std::string(" Now for the ") + kCounts[i] + " time, slowly. " + statement;
   }
