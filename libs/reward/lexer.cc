@@ -10,27 +10,13 @@
 
 #include "libs/reward/fold.h"
 #include "libs/reward/lexer_tables.h"
+#include "libs/reward/number_reader.h"
 #include "libs/reward/scan.h"
 
 namespace espalier::reward {
 namespace {
 
 using Pair = std::pair<absl::string_view, absl::string_view>;
-
-// The shortest end of `digits` that repeats up to it: "1666" -> "6", "2727" -> "27"; empty if none.
-std::string RepeatingEnd(const std::string& digits) {
-  for (size_t period = 1; period <= 12 && 2 * period <= digits.size(); ++period) {
-    const std::string end = digits.substr(digits.size() - period);
-    if (digits.compare(digits.size() - 2 * period, period, end) == 0) return end;
-  }
-  return "";
-}
-
-int DigitValue(char c) {
-  if (IsDigit(c)) return c - '0';
-  const char lower = Lower(c);
-  return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : 99;
-}
 
 class Lexer {
  public:
@@ -106,104 +92,18 @@ class Lexer {
   }
 
   bool Number() {
-    if (BaseNumber()) return true;
-    std::string digits = Integer();
-    if (at_ < text_.size() && text_[at_] == '.' && text_.substr(at_, 2) != "..") {
-      size_t next = at_ + 1;
-      std::string fraction;
-      while (next < text_.size() && IsDigit(text_[next])) fraction.push_back(text_[next++]);
-      // A point behind which no digit comes ends a sentence.
-      if (!fraction.empty() || (next < text_.size() && !IsSpace(text_[next]))) {
-        digits += "." + fraction;
-        at_ = next;
-      } else if (next == text_.size()) {
-        at_ = next;
-      }
-    }
-    if (digits.find('.') != std::string::npos && !Period(&digits)) return false;
-    if (at_ + 1 < text_.size() && (text_[at_] == 'e' || text_[at_] == 'E')) {
-      size_t next = at_ + 1;
-      if (text_[next] == '-' || text_[next] == '+') ++next;
-      size_t end = next;
-      while (end < text_.size() && IsDigit(text_[end])) ++end;
-      if (end > next && end - next <= 4) {
-        digits += "e" + std::string(text_.substr(at_ + 1, end - at_ - 1));
-        at_ = end;
-      }
-    }
-    if (at_ + 1 < text_.size() && text_[at_] == 'C' && IsDigit(text_[at_ + 1]))
-      return Choice(digits);
-    Put(TokenKind::kNumber, digits);
-    return true;
-  }
-
-  std::string Integer() {
-    std::string digits;
-    size_t group = 0;
-    bool grouped = false;
-    while (at_ < text_.size()) {
-      const char c = text_[at_];
-      if (IsDigit(c)) {
-        digits.push_back(c);
-        ++group;
-        ++at_;
-        continue;
-      }
-      if (text_.substr(at_, 2) == "\\!" && at_ + 2 < text_.size() && IsDigit(text_[at_ + 2])) {
-        at_ += 2;
-        continue;
-      }
-      const size_t comma = grouped && group != 3 ? 0 : ThousandsAt(at_, group);
-      if (comma == 0) break;
-      grouped = true;
-      at_ += comma;
-      group = 0;
-    }
-    return digits;
-  }
-
-  // What repeats behind the point: "0.\overline{3}", "0.(3)", "0.333…" become "0.(3)".
-  bool Period(std::string* digits) {
-    for (const absl::string_view bar : {"\\overline{", "\\bar{", "\\dot{"}) {
-      if (!HoldsAt(text_, at_, bar)) continue;
-      size_t next = at_ + bar.size();
-      std::string period;
-      while (next < text_.size() && IsDigit(text_[next])) period.push_back(text_[next++]);
-      if (period.empty() || next >= text_.size() || text_[next] != '}') return false;
-      *digits += "(" + period + ")";
-      at_ = next + 1;
-      return true;
-    }
-    for (const absl::string_view dots : {"...", "\\ldots", "\\dots", "\\cdots"}) {
-      if (text_.substr(at_, dots.size()) != dots) continue;
-      const std::string fraction = digits->substr(digits->find('.') + 1);
-      const std::string period = RepeatingEnd(fraction);
-      if (period.empty()) return true;
-      *digits += "(" + period + ")";
-      at_ += dots.size();
-      return true;
-    }
-    if (at_ < text_.size() && text_[at_] == '(') {
-      size_t next = at_ + 1;
-      while (next < text_.size() && IsDigit(text_[next])) ++next;
-      const bool ends = next < text_.size() && text_[next] == ')' && next > at_ + 1 &&
-                        Trim(text_.substr(next + 1)).empty();
-      if (ends) {
-        *digits += std::string(text_.substr(at_, next + 1 - at_));
-        at_ = next + 1;
-      }
+    NumberReader reader(text_, at_, depth_);
+    if (!reader.Read()) return false;
+    at_ = reader.end();
+    if (!reader.chosen().empty()) {
+      PutChoice(reader.digits(), reader.chosen());
+    } else {
+      Put(TokenKind::kNumber, reader.digits());
     }
     return true;
   }
 
   // "10C3"
-  bool Choice(const std::string& n) {
-    size_t end = at_ + 1;
-    while (end < text_.size() && IsDigit(text_[end])) ++end;
-    PutChoice(n, text_.substr(at_ + 1, end - at_ - 1));
-    at_ = end;
-    return true;
-  }
   void PutChoice(absl::string_view n, absl::string_view k) {
     Put(TokenKind::kName, "binom");
     for (const absl::string_view part : {n, k}) {
@@ -211,72 +111,6 @@ class Lexer {
       Put(TokenKind::kNumber, part);
       Put(TokenKind::kMark, "}");
     }
-  }
-
-  // "101_2", "1A_{16}", "101_{\text{two}}": the value, as a decimal integer.
-  bool BaseNumber() {
-    size_t end = at_;
-    while (end < text_.size() && (IsDigit(text_[end]) || (DigitValue(text_[end]) < 16))) ++end;
-    return PutBase(text_.substr(at_, end - at_), end);
-  }
-  bool PutBase(absl::string_view digits, size_t at) {
-    if (digits.empty() || digits.size() > 64 || at >= text_.size() || text_[at] != '_')
-      return false;
-    const size_t open = at + 1;
-    const bool braced = open < text_.size() && text_[open] == '{';
-    size_t end = braced ? MatchBrace(text_, open) : open;
-    if (end == absl::string_view::npos) return false;
-    if (!braced) {
-      while (end < text_.size() && IsDigit(text_[end])) ++end;
-    }
-    absl::string_view name = text_.substr(open + braced, end - open - braced);
-    if (braced) ++end;
-    if (name.substr(0, 6) == "\\text{" && name.back() == '}')
-      name = name.substr(6, name.size() - 7);
-    const int base = BaseOf(Trim(name));
-    mpz_class value = 0;
-    for (const char c : digits) {
-      if (DigitValue(c) >= base) return false;
-      value = value * base + DigitValue(c);
-    }
-    at_ = end;
-    Put(TokenKind::kNumber, value.get_str());
-    return true;
-  }
-  static int BaseOf(absl::string_view name) {
-    constexpr std::array<absl::string_view, 17> kBases = {
-        "",     "",    "two",    "three",  "four", "five", "six", "seven",  "eight",
-        "nine", "ten", "eleven", "twelve", "",     "",     "",    "sixteen"};
-    if (name.empty()) return 0;
-    for (size_t i = 2; i < kBases.size(); ++i) {
-      if (name == kBases[i] || name == std::to_string(i)) return static_cast<int>(i);
-    }
-    return 0;
-  }
-
-  // Size of a thousands separator at `at`, 0 when there is none.
-  size_t ThousandsAt(size_t at, size_t group) const {
-    size_t size = 0;
-    bool sure = false;
-    if (text_.substr(at, 3) == "{,}")
-      size = 3, sure = true;
-    else if (text_.substr(at, 3) == ",\\!")
-      size = 3, sure = true;
-    else if (text_.substr(at, 2) == "\\,")
-      size = 2;
-    else if (text_.substr(at, 2) == "\\ ")
-      size = 2;
-    else if (text_.substr(at, 1) == "," || text_.substr(at, 1) == " " || text_.substr(at, 1) == "'")
-      size = 1;
-    if (size == 0 || group == 0 || group > 3) return 0;
-    // In "(1,234)" and "{1,234}" a comma separates.
-    if (!sure && depth_ > 0) return 0;
-    for (size_t i = 0; i < 3; ++i) {
-      if (at + size + i >= text_.size() || !IsDigit(text_[at + size + i])) return 0;
-    }
-    const size_t behind = at + size + 3;
-    if (behind < text_.size() && IsDigit(text_[behind])) return 0;
-    return size;
   }
 
   bool Word() {
@@ -451,9 +285,12 @@ class Lexer {
     const size_t close = MatchBrace(text_, open);
     if (close == absl::string_view::npos) return false;
     const absl::string_view inner = Trim(text_.substr(open + 1, close - open - 1));
-    const bool digits = !inner.empty() && std::all_of(inner.begin(), inner.end(),
-                                                      [](char c) { return DigitValue(c) < 16; });
-    if (digits && PutBase(inner, close + 1)) return true;
+    NumberReader reader(text_, close + 1, depth_);
+    if (reader.ReadBase(inner)) {
+      at_ = reader.end();
+      Put(TokenKind::kNumber, reader.digits());
+      return true;
+    }
     at_ = close + 1;
     space_ = true;
     Lexer words(inner);
