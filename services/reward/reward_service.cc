@@ -1,193 +1,136 @@
-// Reactions only pass work on; a job of the pool computes the answer. Each reactor has one owner of
-// Finish: the job of a unary call, and FinishWhenIdle of a stream.
+// Reactions only pass work on: the engine answers on its own threads. A unary call's Finish belongs
+// to the engine's answer, a stream's to StreamCall.
 #include "services/reward/reward_service.h"
 
-#include <atomic>
-#include <cstdint>
-#include <deque>
-#include <memory>
-#include <mutex>
-#include <string>
 #include <utility>
 
+#include "absl/time/clock.h"
 #include "espalier/v1/reward_service.grpc.pb.h"
-#include "libs/observe/log.h"
+#include "grpcpp/grpcpp.h"
 #include "libs/rpc/server.h"
-#include "services/reward/convert.h"
+#include "services/reward/stream_call.h"
 
 namespace espalier::reward {
 namespace {
 
-const char kBusy[] =
-    "the reward service is busy: too many calls wait; try again, or start another replica";
-
-// Lives until OnDone, which follows Finish; the job calls Finish once, so it may hold `this`.
+// Lives until OnDone, which follows Finish; the engine answers once, so its answer may hold `this`.
 template <typename Request, typename Response>
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
-  using Handler = absl::StatusOr<Response> (*)(const Request&);
-
-  static grpc::ServerUnaryReactor* Start(ScorePool* pool, const Request* request,
-                                         Response* response, Handler handler) {
-    auto* call = new UnaryCall;
-    const bool accepted = pool->Submit([call, request, response, handler] {
-      if (call->cancelled_) return call->Finish(grpc::Status::CANCELLED);
-      absl::StatusOr<Response> result = handler(*request);
-      if (result.ok()) *response = *std::move(result);
-      call->Finish(rpc::ToGrpc(result.status()));
-    });
-    if (!accepted) call->Finish({grpc::StatusCode::RESOURCE_EXHAUSTED, kBusy});
+  static grpc::ServerUnaryReactor* Start(ScoreEngine* engine, grpc::CallbackServerContext* context,
+                                         const Request* request, Response* response) {
+    auto* call = new UnaryCall(engine, absl::FromChrono(context->deadline()));
+    if (!call->entered_) {
+      engine->stats().Count(Outcome::kDraining);
+      call->Finish(rpc::ToGrpc(DrainingError()));
+      return call;
+    }
+    engine->Answer(*request, call->control_, &call->line_,
+                   [call, response](absl::StatusOr<Response> result) {
+                     call->answered_ = absl::Now();
+                     const grpc::Status status = rpc::ToGrpc(result.status());
+                     if (result.ok()) *response = *std::move(result);
+                     call->Finish(status);
+                   });
     return call;
   }
 
-  void OnCancel() override { cancelled_ = true; }
-  void OnDone() override { delete this; }
+  void OnCancel() override { control_->cancelled = true; }
+  void OnDone() override {
+    if (entered_) {
+      const absl::Time now = absl::Now();
+      engine_->stats().Record(Stage::kWrite, now - answered_);
+      engine_->stats().Record(Stage::kCall, now - begun_);
+      engine_->gate().Leave();
+    }
+    delete this;
+  }
 
  private:
-  std::atomic<bool> cancelled_{false};
+  UnaryCall(ScoreEngine* engine, absl::Time deadline)
+      : engine_(engine),
+        entered_(engine->gate().Enter()),
+        begun_(absl::Now()),
+        control_(std::make_shared<CallControl>()) {
+    control_->deadline = deadline;
+  }
+
+  ScoreEngine* const engine_;
+  const bool entered_;
+  const absl::Time begun_;
+  absl::Time answered_;
+  const std::shared_ptr<CallControl> control_;  // also of the jobs
+  ScorePool::Line line_;
 };
 
-// Reads ahead up to kStreamInFlightMax batches, scores them on the pool in any order, answers them
-// in theirs.
-class ScoreStreamCall final
+class RefusedStream final
     : public grpc::ServerBidiReactor<v1::ScoreStreamRequest, v1::ScoreStreamResponse> {
  public:
-  explicit ScoreStreamCall(ScorePool* pool) : pool_(pool) { StartRead(&incoming_); }
-
-  void OnReadDone(bool ok) override {
-    std::unique_lock lock(mutex_);
-    reading_ = false;
-    if (!ok) {
-      reads_over_ = true;
-      return FinishWhenIdle(&lock);
-    }
-    auto batch = std::make_shared<Batch>();  // shared by the queue and the job that fills it
-    batch->request.Swap(&incoming_);
-    batches_.push_back(batch);
-    ++jobs_;
-    if (!pool_->Submit([this, batch] { Score(batch.get()); })) {
-      --jobs_;
-      batch->response.set_batch_id(batch->request.batch_id());
-      batch->response.set_error(kBusy);
-      batch->done = true;
-      WriteNext();
-    }
-    ReadNext();
-    FinishWhenIdle(&lock);
-  }
-
-  void OnWriteDone(bool ok) override {
-    std::unique_lock lock(mutex_);
-    writing_ = false;
-    batches_.pop_front();
-    if (!ok) broken_ = true;
-    if (!reads_over_ && !reading_) ReadNext();
-    WriteNext();
-    FinishWhenIdle(&lock);
-  }
-
-  void OnCancel() override {
-    std::unique_lock lock(mutex_);
-    broken_ = true;
-  }
-
+  explicit RefusedStream(const grpc::Status& status) { Finish(status); }
   void OnDone() override { delete this; }
-
- private:
-  struct Batch {
-    v1::ScoreStreamRequest request;
-    v1::ScoreStreamResponse response;
-    bool done = false;  // guarded by mutex_
-  };
-
-  void Score(Batch* batch) {
-    batch->response.set_batch_id(batch->request.batch_id());
-    if (!broken_) {
-      absl::StatusOr<v1::ScoreBatchResponse> scores = ScoreBatch(batch->request.batch());
-      if (scores.ok()) {
-        *batch->response.mutable_batch() = *std::move(scores);
-      } else {
-        batch->response.set_error(std::string(scores.status().message()));
-      }
-    }
-    std::unique_lock lock(mutex_);
-    batch->done = true;
-    --jobs_;
-    WriteNext();
-    FinishWhenIdle(&lock);
-  }
-
-  // The three below are called with mutex_ held.
-  void ReadNext() {
-    reading_ = !broken_ && batches_.size() < kStreamInFlightMax;
-    if (reading_) StartRead(&incoming_);
-  }
-
-  void WriteNext() {
-    if (writing_ || broken_ || batches_.empty() || !batches_.front()->done) return;
-    writing_ = true;
-    StartWrite(&batches_.front()->response);
-  }
-
-  void FinishWhenIdle(std::unique_lock<std::mutex>* lock) {
-    // A broken stream still has to wait for its read, its write and its jobs, all of which hold
-    // `this`.
-    const bool idle =
-        jobs_ == 0 && !writing_ && !reading_ && (broken_ || (reads_over_ && batches_.empty()));
-    if (!idle || finished_) return;
-    finished_ = true;
-    const bool broken = broken_;
-    lock->unlock();  // OnDone may delete this as soon as Finish was called
-    Finish(broken ? grpc::Status::CANCELLED : grpc::Status::OK);
-  }
-
-  ScorePool* const pool_;
-  std::mutex mutex_;
-  v1::ScoreStreamRequest incoming_;             // of the read in progress
-  std::deque<std::shared_ptr<Batch>> batches_;  // guarded by mutex_, as all below
-  size_t jobs_ = 0;
-  bool reading_ = true;
-  bool writing_ = false;
-  bool reads_over_ = false;
-  bool finished_ = false;
-  std::atomic<bool> broken_{false};  // also read by jobs, to skip work nobody waits for
 };
 
 class Service final : public v1::RewardService::CallbackService {
  public:
-  explicit Service(ScorePool* pool) : pool_(pool) {}
+  explicit Service(ScoreEngine* engine) : engine_(engine) {}
 
-  grpc::ServerUnaryReactor* ScoreTrace(grpc::CallbackServerContext*,
+  grpc::ServerUnaryReactor* ScoreTrace(grpc::CallbackServerContext* context,
                                        const v1::ScoreTraceRequest* request,
                                        v1::ScoreTraceResponse* response) override {
-    return UnaryCall<v1::ScoreTraceRequest, v1::ScoreTraceResponse>::Start(pool_, request, response,
-                                                                           reward::ScoreTrace);
+    return UnaryCall<v1::ScoreTraceRequest, v1::ScoreTraceResponse>::Start(engine_, context,
+                                                                           request, response);
   }
-  grpc::ServerUnaryReactor* ScoreBatch(grpc::CallbackServerContext*,
+  grpc::ServerUnaryReactor* ScoreBatch(grpc::CallbackServerContext* context,
                                        const v1::ScoreBatchRequest* request,
                                        v1::ScoreBatchResponse* response) override {
-    return UnaryCall<v1::ScoreBatchRequest, v1::ScoreBatchResponse>::Start(pool_, request, response,
-                                                                           reward::ScoreBatch);
+    return UnaryCall<v1::ScoreBatchRequest, v1::ScoreBatchResponse>::Start(engine_, context,
+                                                                           request, response);
   }
-  grpc::ServerUnaryReactor* VerifyAnswer(grpc::CallbackServerContext*,
+  grpc::ServerUnaryReactor* VerifyAnswer(grpc::CallbackServerContext* context,
                                          const v1::VerifyAnswerRequest* request,
                                          v1::VerifyAnswerResponse* response) override {
-    return UnaryCall<v1::VerifyAnswerRequest, v1::VerifyAnswerResponse>::Start(
-        pool_, request, response, reward::Verify);
+    return UnaryCall<v1::VerifyAnswerRequest, v1::VerifyAnswerResponse>::Start(engine_, context,
+                                                                               request, response);
   }
   grpc::ServerBidiReactor<v1::ScoreStreamRequest, v1::ScoreStreamResponse>* ScoreStream(
-      grpc::CallbackServerContext*) override {
-    return new ScoreStreamCall(pool_);
+      grpc::CallbackServerContext* context) override {
+    if (!engine_->gate().Enter()) {
+      engine_->stats().Count(Outcome::kDraining);
+      return new RefusedStream(rpc::ToGrpc(DrainingError()));
+    }
+    auto stream =
+        std::make_shared<StreamCall>(engine_, &open_, absl::FromChrono(context->deadline()));
+    StreamCall* const reactor = stream.get();
+    open_.Add(std::move(stream));
+    // A drain that began since did not see this stream in the list.
+    if (engine_->gate().closed()) reactor->Drain();
+    return reactor;
+  }
+  void DrainStreams() { open_.DrainAll(); }
+
+ private:
+  ScoreEngine* const engine_;
+  OpenStreams open_;
+};
+
+class GrpcRewardService final : public RewardService {
+ public:
+  explicit GrpcRewardService(ScoreEngine* engine) : engine_(engine), service_(engine) {}
+  grpc::Service* grpc() override { return &service_; }
+  void BeginDrain() override {
+    engine_->gate().Close();
+    service_.DrainStreams();
   }
 
  private:
-  ScorePool* const pool_;
+  ScoreEngine* const engine_;
+  Service service_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeRewardService(ScorePool* pool) {
-  return std::make_unique<Service>(pool);
+std::unique_ptr<RewardService> RewardService::Make(ScoreEngine* engine) {
+  return std::make_unique<GrpcRewardService>(engine);
 }
 
 }  // namespace espalier::reward

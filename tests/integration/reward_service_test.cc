@@ -1,12 +1,13 @@
 // Goal: the four calls keep their promises over a real server: named fields in errors, order in
-// batches and streams, one answer a batch, and a clean end whatever the client does. Method: a
-// server on loopback, its generated stub, unhappy paths first.
+// batches, one answer for each batch of a stream, and a clean end whatever the client does. Method:
+// a server on loopback, its generated stub, unhappy paths first.
 #include "services/reward/reward_service.h"
 
 #include <atomic>
 #include <chrono>
 #include <cmath>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -15,8 +16,9 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "libs/rpc/server.h"
+#include "services/reward/batch_parts.h"
 #include "services/reward/convert.h"
-#include "services/reward/score_pool.h"
+#include "services/reward/engine.h"
 
 namespace espalier::reward {
 namespace {
@@ -26,8 +28,8 @@ using Stream = grpc::ClientReaderWriter<v1::ScoreStreamRequest, v1::ScoreStreamR
 
 class RewardServiceTest : public testing::Test {
  protected:
-  RewardServiceTest() : pool_(2), service_(MakeRewardService(&pool_)) {
-    auto server = rpc::RpcServer::Start({"127.0.0.1:0"}, {service_.get()});
+  RewardServiceTest() : engine_({.threads = 2}), service_(RewardService::Make(&engine_)) {
+    auto server = rpc::RpcServer::Start({"127.0.0.1:0"}, {service_->grpc()});
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     stub_ = v1::RewardService::NewStub(rpc::MakeChannel(server_->address()));
@@ -44,8 +46,8 @@ class RewardServiceTest : public testing::Test {
     return stub_->ScoreBatch(&context, request, response);
   }
 
-  ScorePool pool_;  // outlives the server
-  std::unique_ptr<grpc::Service> service_;
+  ScoreEngine engine_;  // outlives the server
+  std::unique_ptr<RewardService> service_;
   std::unique_ptr<rpc::RpcServer> server_;
   std::unique_ptr<v1::RewardService::Stub> stub_;
 };
@@ -201,7 +203,28 @@ TEST_F(RewardServiceTest, TextsOfEveryScriptComeBackAsValidUtf8) {
   }
 }
 
-TEST_F(RewardServiceTest, StreamAnswersInOrderAndGoesOnAfterABadBatch) {
+TEST_F(RewardServiceTest, RefusesABatchOfTooMuchTextByName) {
+  v1::ScoreBatchRequest request = Numbered(5).batch();
+  request.clear_traces();
+  for (size_t i = 0; i <= kBatchBytesMax / kTraceBytesMax; ++i) {
+    request.add_traces()->set_text(std::string(kTraceBytesMax, 'x'));
+  }
+  v1::ScoreBatchResponse response;
+  const grpc::Status status = Score(request, &response);
+  EXPECT_EQ(grpc::StatusCode::INVALID_ARGUMENT, status.error_code());
+  EXPECT_THAT(status.error_message(), HasSubstr("traces: found 34603008 bytes"));
+  EXPECT_THAT(status.error_message(), HasSubstr("up to 33554432"));
+}
+
+TEST_F(RewardServiceTest, RefusesAMessageBeyondTheLimitAndSaysIt) {
+  v1::ScoreTraceRequest request = Request("14", std::string(size_t{65} << 20, 'x'));
+  v1::ScoreTraceResponse response;
+  const grpc::Status status = Score(request, &response);
+  EXPECT_EQ(grpc::StatusCode::RESOURCE_EXHAUSTED, status.error_code());
+  EXPECT_THAT(status.error_message(), HasSubstr("67108864"));
+}
+
+TEST_F(RewardServiceTest, StreamAnswersEachBatchOnceAndGoesOnAfterABadOne) {
   constexpr uint64_t kBatches = 300;
   grpc::ClientContext context;
   auto stream = stub_->ScoreStream(&context);
@@ -215,21 +238,22 @@ TEST_F(RewardServiceTest, StreamAnswersInOrderAndGoesOnAfterABadBatch) {
     stream->WritesDone();
   });
   v1::ScoreStreamResponse response;
-  uint64_t expected = 0;
+  std::set<uint64_t> answered;
   while (stream->Read(&response)) {
-    EXPECT_EQ(expected, response.batch_id());
-    if (expected % 10 == 3) {
+    const uint64_t id = response.batch_id();
+    EXPECT_TRUE(answered.insert(id).second) << "twice: " << id;
+    if (id % 10 == 3) {
       EXPECT_THAT(response.error(), HasSubstr("traces: found 0"));
     } else {
       ASSERT_TRUE(response.error().empty()) << response.error();
-      ASSERT_EQ(expected % 7 == 0 ? 200 : 1, response.batch().scores_size());
+      ASSERT_EQ(id % 7 == 0 ? 200 : 1, response.batch().scores_size());
       EXPECT_EQ(v1::VERDICT_CORRECT, response.batch().scores(0).verdict());
+      EXPECT_EQ(std::to_string(id) + "/0", response.batch().scores(0).trace_id());
     }
-    ++expected;
   }
   writer.join();
   EXPECT_TRUE(stream->Finish().ok());
-  EXPECT_EQ(kBatches, expected);
+  EXPECT_EQ(kBatches, answered.size());
 }
 
 TEST_F(RewardServiceTest, StreamWithoutBatchesEndsWell) {
@@ -256,11 +280,11 @@ TEST_F(RewardServiceTest, AClientThatDoesNotReadIsHeldBackAndAnsweredLater) {
   });
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
   v1::ScoreStreamResponse response;
-  int read = 0;
-  while (stream->Read(&response)) EXPECT_EQ(read++, response.batch_id());
+  std::set<uint64_t> answered;
+  while (stream->Read(&response)) EXPECT_TRUE(answered.insert(response.batch_id()).second);
   writer.join();
   EXPECT_TRUE(stream->Finish().ok());
-  EXPECT_EQ(200, read);
+  EXPECT_EQ(200u, answered.size());
 }
 
 TEST_F(RewardServiceTest, CancelledCallsAndStreamsLeaveTheServerUsable) {
@@ -318,29 +342,6 @@ TEST_F(RewardServiceTest, ManyClientsAtOnceGetTheirOwnAnswers) {
     });
   }
   for (std::thread& client : clients) client.join();
-}
-
-TEST(ScorePool, RefusesBeyondItsBoundAndRunsWhatItTook) {
-  std::atomic<size_t> ran{0}, taken{0};
-  {
-    ScorePool pool(1);
-    std::atomic<bool> go{false};
-    pool.Submit([&] {
-      while (!go) std::this_thread::yield();
-    });
-    bool refused = false;
-    for (size_t i = 0; i < ScorePool::kPendingMax + 2 && !refused; ++i) {
-      if (pool.Submit([&] { ++ran; })) {
-        ++taken;
-      } else {
-        refused = true;
-      }
-    }
-    EXPECT_TRUE(refused);
-    go = true;
-  }
-  EXPECT_EQ(taken, ran);
-  EXPECT_GE(taken, ScorePool::kPendingMax - 1);
 }
 
 }  // namespace
