@@ -407,6 +407,13 @@ bool Jumps(const Expression& expression, int node) {
                      [&](int child) { return Jumps(expression, child); });
 }
 
+// MPFR keeps pi and the like for each thread; a thread that ends gives them back.
+struct ConstantsOfThread {
+  ~ConstantsOfThread() { mpfr_free_cache(); }
+  void Touch() {}
+};
+thread_local ConstantsOfThread constants_of_thread;
+
 bool Holds(const std::vector<std::string>& names, absl::string_view name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
@@ -415,6 +422,7 @@ bool Holds(const std::vector<std::string>& names, absl::string_view name) {
 
 Comparison CompareNumerically(const Expression& a, int node_a, const Expression& b, int node_b,
                               double absolute_tolerance, Budget* budget) {
+  constants_of_thread.Touch();
   const Operand first{a, node_a}, second{b, node_b};
   const std::vector<std::string> names_a = SymbolsOf(a, node_a), names_b = SymbolsOf(b, node_b);
   const bool imaginary = Holds(names_a, kImaginary) || Holds(names_b, kImaginary);
@@ -452,6 +460,7 @@ Comparison CompareNumerically(const Expression& a, int node_a, const Expression&
 }
 
 std::optional<double> Approximate(const Expression& expression, int node, Budget* budget) {
+  constants_of_thread.Touch();
   const std::vector<std::string> none;
   const Point point{0, &none, 0};
   Real value(64);

@@ -142,7 +142,11 @@ TEST(VerifyBounds, HostileTextsCostMillisecondsAndNoMemory) {
   JudgeAll(&slowest, &text);
   const long before = PeakKilobytes();
   for (int i = 0; i < 2; ++i) JudgeAll(&slowest, &text);
+#ifndef __SANITIZE_ADDRESS__  // which holds freed memory back
   EXPECT_LT(PeakKilobytes() - before, 16 * 1024) << "kilobytes grown";
+#else
+  (void)before;
+#endif
   EXPECT_LT(slowest, ESPALIER_HOSTILE_SECONDS) << text;
   RecordProperty("slowest_ms", std::to_string(slowest * 1000));
   std::printf("slowest %.2f ms: %s\n", slowest * 1000, text.c_str());
