@@ -1,7 +1,9 @@
 // espalier-reward: flags, then wiring: an engine, the service, one server, and a drain at the end.
 #include <algorithm>
+#include <array>
 #include <iostream>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
 
@@ -10,6 +12,7 @@
 #include "absl/time/time.h"
 #include "grpc/grpc.h"
 #include "libs/observe/log.h"
+#include "libs/rpc/call_metrics.h"
 #include "libs/rpc/flags.h"
 #include "libs/rpc/server.h"
 #include "services/reward/engine.h"
@@ -86,6 +89,13 @@ int main(int argc, char** argv) {
     options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   }
   if (flags.slow_ms > 0) options.slow = absl::Milliseconds(flags.slow_ms);
+  const std::array<std::span<const espalier::observe::MetricSpec>, 1> tables = {
+      espalier::rpc::CallMetricTable()};
+  espalier::observe::Metrics metrics(tables);
+  // Counting calls costs each of them a little; GET /stats tells more.
+  if (!flags.server.metrics_address.empty()) flags.server.metrics = &metrics;
+  const auto exposed = espalier::rpc::ServeMetrics(flags.server);
+  if (!exposed.ok()) return Fail(exposed.status());
   espalier::reward::ScoreEngine engine(options);
   const auto service = espalier::reward::RewardService::Make(&engine);
   auto server = espalier::rpc::RpcServer::Start(flags.server, {service->grpc()});

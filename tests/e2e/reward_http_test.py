@@ -1,5 +1,6 @@
 """Goal: the HTTP door answers trainers as they expect, refuses what is bad by name, and drains. Method: urllib and raw sockets
 against a real espalier-reward."""
+import hashlib
 import http.client
 import json
 import os
@@ -220,6 +221,42 @@ class Process(unittest.TestCase):
                               text=True, timeout=60)
         self.assertEqual(1, done.returncode)
         self.assertIn("--http: 0.0.0.0:0 is not loopback", done.stderr)
+
+    def test_a_token_file_guards_this_door_too(self):
+        with tempfile.NamedTemporaryFile("w") as tokens:
+            for name, role in (("trainer", "submitter"), ("screen", "viewer")):
+                tokens.write(f"{name} {role} {hashlib.sha256(f'esp_{name}'.encode()).hexdigest()}\n")
+            tokens.flush()
+            with Service("--tokens", tokens.name) as service:
+                def ask(header):
+                    return service.call("/score", batch(1), {"Authorization": header} if header else {})[0]
+                self.assertEqual([401, 401, 403, 200], [ask(header) for header in
+                                                        (None, "Bearer esp_nobody", "Bearer esp_screen", "Bearer esp_trainer")])
+                self.assertEqual(401, service.call("/stats")[0])
+                self.assertEqual(200, service.call("/healthz")[0])
+
+    def test_beyond_its_bound_it_says_when_to_come_again(self):
+        with Service("--threads", 1) as service:
+            host, port = service.address.split(":")
+            body = json.dumps(batch(1)).encode()
+            head = b"POST /score HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+            taken = []
+            for _ in range(64):
+                taken.append(socket.create_connection((host, int(port)), timeout=20))
+                taken[-1].sendall(head + body[:10])  # the rest comes later
+            deadline = time.monotonic() + 10
+            code = 200
+            while code == 200 and time.monotonic() < deadline:
+                code, reply, headers = service.call("/score", batch(1))
+            self.assertEqual(429, code)
+            self.assertGreater(int(headers["Retry-After"]), 0)
+            self.assertEqual(200, service.call("/healthz")[0])
+            for connection in taken:
+                connection.sendall(body[10:])
+            for connection in taken:
+                with connection, connection.makefile("rb") as reply:
+                    self.assertIn(b" 200 ", reply.readline())
+            self.assertEqual(200, service.call("/score", batch(1))[0])
 
     def test_slow_samples_are_logged_without_their_text(self):
         with Service("--slow-ms", 0.001) as service:
