@@ -6,6 +6,7 @@
 #include <array>
 
 #include "libs/reward/scan.h"
+#include "libs/reward/word_index.h"
 
 namespace espalier::reward {
 namespace {
@@ -40,38 +41,47 @@ constexpr std::array<absl::string_view, 8> kPredicates = {
 
 bool IsNumberByte(char c) { return IsDigit(c) || c == '.' || c == ',' || c == '/'; }
 
-bool WordAt(absl::string_view text, size_t at, absl::string_view word) {
-  // First what tells most words apart.
-  if (at >= text.size() || Lower(text[at]) != word[0] || !HoldsAt(text, at, word)) return false;
+// Whether `word`, which stands at `at`, ends there.
+bool Ends(absl::string_view text, size_t at, absl::string_view word) {
   const size_t behind = at + word.size();
   return behind >= text.size() || !IsLetter(text[behind]) || !IsLetter(word.back());
 }
 
+bool WordAt(absl::string_view text, size_t at, absl::string_view word) {
+  return HoldsAt(text, at, word) && Ends(text, at, word);
+}
+
+// The lists above by first byte.
+struct Lists {
+  WordIndex leads{kLeads}, confirms{kConfirms}, hedges{kHedges}, sums{kSums};
+  WordIndex predicates{kPredicates};
+};
+const Lists& Words() {
+  static const auto* const kLists = new Lists;
+  return *kLists;
+}
+
 // Size of the lead at the start of `text`, with what separates it from the rest; 0 without one.
-template <typename Words>
-size_t LeadSize(absl::string_view text, const Words& words) {
-  for (const absl::string_view word : words) {
-    if (!WordAt(text, 0, word)) continue;
-    size_t behind = word.size();
-    while (behind < text.size() &&
-           (text[behind] == ' ' || text[behind] == ',' || text[behind] == ':'))
-      ++behind;
-    return behind;
-  }
-  return 0;
+size_t LeadSize(absl::string_view text, const WordIndex& words) {
+  if (text.empty()) return 0;
+  size_t behind =
+      words.FindAt(text, 0, [&](absl::string_view word) { return Ends(text, 0, word); }).size();
+  if (behind == 0) return 0;
+  while (behind < text.size() &&
+         (text[behind] == ' ' || text[behind] == ',' || text[behind] == ':'))
+    ++behind;
+  return behind;
 }
 
 // Whether one of `words` stands in the text, as a word. One pass.
-template <typename Words>
-bool HoldsAny(absl::string_view text, const Words& words) {
+bool HoldsAny(absl::string_view text, const WordIndex& words) {
   bool inside = false;
   for (size_t at = 0; at < text.size(); ++at) {
     const bool starts = IsWordByte(text[at]) && !inside;
     inside = IsWordByte(text[at]);
-    if (!starts) continue;
-    for (const absl::string_view word : words) {
-      if (WordAt(text, at, word)) return true;
-    }
+    if (!starts || !words.AnyStartsWith(text[at])) continue;
+    const auto ends = [&](absl::string_view word) { return Ends(text, at, word); };
+    if (!words.FindAt(text, at, ends).empty()) return true;
   }
   return false;
 }
@@ -94,7 +104,7 @@ class Clause {
   bool works() const { return works_; }
 
   // Words behind the last number, such as "are left".
-  bool AssertsBehindLast() const { return HoldsAny(text_.substr(last_.end), kPredicates); }
+  bool AssertsBehindLast() const { return HoldsAny(text_.substr(last_.end), Words().predicates); }
 
  private:
   void FindNumbers() {
@@ -129,6 +139,10 @@ class Clause {
   // An operation between two values, so that what follows "=" is a step of the working.
   bool IsOperator(size_t at) const {
     const char c = text_[at];
+    // Most bytes are none of these.
+    if (c != '+' && c != '*' && c != '-' && c != '/' && c != '\\' &&
+        static_cast<unsigned char>(c) < 0xC0)
+      return false;
     const bool times = text_.substr(at, 2) == "×" || text_.substr(at, 2) == "÷" ||
                        text_.substr(at, 2) == "·" || HoldsAt(text_, at, "\\times") ||
                        HoldsAt(text_, at, "\\cdot") || HoldsAt(text_, at, "\\div");
@@ -250,12 +264,12 @@ struct Leading {
   absl::string_view content() const { return clause.substr(std::max(confirm, lead)); }
 };
 Leading FindLeading(absl::string_view said) {
-  Leading leading{said, LeadSize(said, kConfirms), LeadSize(said, kLeads), true};
+  Leading leading{said, LeadSize(said, Words().confirms), LeadSize(said, Words().leads), true};
   if (leading.confirm > 0 || leading.lead > 0) return leading;
   leading.leads_sentence = false;
   const size_t last = LastClause(said);
   const absl::string_view tail = said.substr(last);
-  const size_t lead = LeadSize(tail, kLeads);
+  const size_t lead = LeadSize(tail, Words().leads);
   const bool joined = WordAt(tail, 0, "and") && Clause(tail).count() == 1;
   if (last == 0 || (lead == 0 && !joined)) return leading;
   return {tail, 0, lead, false};
@@ -276,7 +290,7 @@ Conclusion KindOf(const Leading& leading, const Clause& numbers, absl::string_vi
     return leading.leads_sentence || numbers.AssertsBehindLast() ? Conclusion::kWeak
                                                                  : Conclusion::kNone;
   }
-  if (leading.lead > 0 || HoldsAny(content, kSums)) return Conclusion::kStrong;
+  if (leading.lead > 0 || HoldsAny(content, Words().sums)) return Conclusion::kStrong;
   return numbers.count() == 1 && !IsPremise(content, numbers) ? Conclusion::kWeak
                                                               : Conclusion::kNone;
 }
@@ -303,7 +317,7 @@ ConclusionReading ReadConclusion(absl::string_view text, const Sentence& sentenc
     if (behind < said.size()) said = said.substr(behind);
   }
   const Leading leading = FindLeading(said);
-  if (HoldsAny(leading.clause, kHedges)) return reading;
+  if (HoldsAny(leading.clause, Words().hedges)) return reading;
   const absl::string_view content = leading.content();
   const Clause numbers(content);
   const absl::string_view named = NamedValue(content);

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "libs/reward/scan.h"
+#include "libs/reward/word_index.h"
 
 namespace espalier::reward {
 namespace {
@@ -216,21 +217,30 @@ class Splitter {
   size_t next_dollar_ = 0, next_round_ = 0, next_square_ = 0;
 };
 
-bool StartsCue(char lower) {
-  constexpr absl::string_view kFirst = "abcdehjlmortuvw";
-  return kFirst.find(lower) != kNone;
+// The cues by first byte: those that must end where they end, and those that may go on.
+struct CueIndex {
+  static std::vector<absl::string_view> Of(bool goes_on) {
+    std::vector<absl::string_view> texts;
+    for (const CueWord& cue : kCues) {
+      if (cue.goes_on == goes_on) texts.push_back(cue.text);
+    }
+    return texts;
+  }
+  WordIndex closed{Of(false)}, open{Of(true)}, wide{kWideCues};
+};
+const CueIndex& Cues() {
+  static const auto* const kIndex = new CueIndex;
+  return *kIndex;
 }
 
 size_t CueAt(absl::string_view text, size_t at) {
-  const char first = Lower(text[at]);
-  for (const CueWord& cue : kCues) {
-    if (cue.text[0] != first || !HoldsAt(text, at, cue.text)) continue;
-    const size_t behind = at + cue.text.size();
-    // "waiter" and "waited" are no cues; "hmmm" is.
-    if (!cue.goes_on && behind < text.size() && IsWordByte(text[behind])) continue;
-    return cue.text.size();
-  }
-  return 0;
+  // "waiter" and "waited" are no cues; "hmmm" is.
+  const auto ends = [&](absl::string_view cue) {
+    return at + cue.size() >= text.size() || !IsWordByte(text[at + cue.size()]);
+  };
+  const size_t closed = Cues().closed.FindAt(text, at, ends).size();
+  const size_t open = Cues().open.FindAt(text, at, [](absl::string_view) { return true; }).size();
+  return std::max(closed, open);
 }
 
 }  // namespace
@@ -242,12 +252,13 @@ Cue FindCue(absl::string_view text, const Sentence& sentence) {
   for (size_t at = sentence.begin; at < sentence.end; ++at) {
     const char c = reach[at];
     if (static_cast<unsigned char>(c) >= 0xC0) {
-      for (const absl::string_view cue : kWideCues) {
-        if (c == cue[0] && reach.substr(at, cue.size()) == cue) return {at, cue.size()};
-      }
+      if (!Cues().wide.AnyStartsWith(c)) continue;
+      const size_t size =
+          Cues().wide.FindAt(reach, at, [](absl::string_view) { return true; }).size();
+      if (size > 0) return {at, size};
       continue;
     }
-    if (!StartsCue(Lower(c)) || (at > sentence.begin && IsWordByte(reach[at - 1]))) continue;
+    if (!IsLetter(c) || (at > sentence.begin && IsWordByte(reach[at - 1]))) continue;
     const size_t size = CueAt(reach, at);
     if (size > 0) return {at, size};
   }

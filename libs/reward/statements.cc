@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "libs/reward/scan.h"
+#include "libs/reward/word_index.h"
 
 namespace espalier::reward {
 namespace {
@@ -140,14 +141,11 @@ size_t MatchPhrase(absl::string_view text, size_t at) {
   if (c == 'a' && !inside_word && HoldsAt(text, at, "answer")) {
     return MatchAnswerLink(text, at + std::strlen("answer"));
   }
-  const bool starts = absl::string_view("arelscf").find(c) != kNone;
-  if (!starts && static_cast<unsigned char>(c) < 0x80) return kNone;
-  for (const absl::string_view phrase : kPhrases) {
-    if (phrase[0] != c || !HoldsAt(text, at, phrase)) continue;
-    if (inside_word && static_cast<unsigned char>(c) < 0x80) return kNone;
-    return SkipDecoration(text, at + phrase.size());
-  }
-  return kNone;
+  if (inside_word && static_cast<unsigned char>(c) < 0x80) return kNone;
+  static const auto* const kIndex = new WordIndex(kPhrases);
+  if (!kIndex->AnyStartsWith(c)) return kNone;
+  const absl::string_view phrase = kIndex->FindAt(text, at, [](absl::string_view) { return true; });
+  return phrase.empty() ? kNone : SkipDecoration(text, at + phrase.size());
 }
 
 struct Found {
