@@ -2,7 +2,6 @@
 // to the places of their queries.
 #include <condition_variable>
 #include <mutex>
-#include <optional>
 #include <utility>
 #include <vector>
 
