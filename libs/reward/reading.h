@@ -18,6 +18,8 @@ struct Reading {
   std::string unit;       // of money beside the number, when the number is plain
   Expression expression;  // parsed when the cheaper readings did not decide; see Parse
   bool parsed = false;
+  bool is_exact = false;  // a reference that is one exact number, without unit or tolerance
+  mpq_class exact;
 };
 
 Reading Read(absl::string_view text);

@@ -36,6 +36,7 @@ class Verdicts {
   Verdicts(const Verifier& verifier, size_t max) : verifier_(verifier), max_(max) {}
 
   bool IsRight(absl::string_view text) {
+    if (verifier_.SurelyWrong(text)) return false;
     std::string key(text);
     const auto found = known_.find(key);
     if (found != known_.end()) return found->second;
@@ -56,10 +57,26 @@ int64_t Trimmed(absl::string_view trace, int64_t begin, int64_t end) {
   return end;
 }
 
+// Several words: no bare value or formula.
+bool IsProse(absl::string_view text) {
+  constexpr size_t kWordMin = 3;
+  int words = 0;
+  for (size_t at = 0; at < text.size() && words < 2;) {
+    size_t end = at;
+    while (end < text.size() && IsLetter(text[end])) ++end;
+    words += end - at >= kWordMin && (at == 0 || text[at - 1] != '\\');
+    at = end + 1;
+  }
+  return words >= 2;
+}
+
 class Reader {
  public:
   Reader(absl::string_view trace, const Verifier& verifier)
-      : trace_(trace), marked_(verifier, kMarkedMax), values_(verifier, kValuesMax) {}
+      : trace_(trace),
+        exact_(verifier.exact()),
+        marked_(verifier, kMarkedMax),
+        values_(verifier, kValuesMax) {}
 
   Reflections Run(const Extraction* final_answer) {
     ReadItems();
@@ -120,6 +137,8 @@ class Reader {
     item.checks = checks;
     item.last_of_section = sentence.last_of_section;
     for (size_t i = 0; i < reading.value_count && item.kind == Conclusion::kNone; ++i) {
+      // The numbers in the words are values of their own.
+      if (exact_ && IsProse(reading.values[i])) continue;
       if (values_.IsRight(reading.values[i])) item.kind = reading.kind;
     }
     item.leads = reading.leads;
@@ -161,6 +180,7 @@ class Reader {
   }
 
   const absl::string_view trace_;
+  const bool exact_;  // the reference is one number
   Verdicts marked_, values_;
   std::vector<Item> items_;
   Reflections result_;

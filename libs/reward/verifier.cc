@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "libs/reward/equivalence.h"
+#include "libs/reward/exact.h"
 #include "libs/reward/extract.h"
 #include "libs/reward/reading.h"
 #include "libs/reward/scan.h"
@@ -211,7 +212,10 @@ Verifier::Verifier(absl::string_view reference, const VerifyOptions& options) : 
     return;
   }
   reference_ = std::make_unique<Reading>(Read(text));
-  if (reference_->number.ok) return;
+  if (reference_->number.ok) {
+    FindExact();
+    return;
+  }
   reference_->compact = Compact(reference_->text);
   std::string digits;
   if (IsLongInteger(reference_->text, &digits)) return;
@@ -224,6 +228,40 @@ Verifier::Verifier(absl::string_view reference, const VerifyOptions& options) : 
     problem_ =
         absl::StrCat("The reference ", Shown(text), " cannot be read: ", expression.problem, ".");
   }
+  FindExact();
+}
+
+void Verifier::FindExact() {
+  Reading& reference = *reference_;
+  if (!reference.unit.empty() || !readable()) return;
+  if (reference.number.ok) {
+    reference.is_exact = !reference.number.decimal && !reference.number.percent;
+    reference.exact = reference.number.value;
+    return;
+  }
+  const Expression& expression = reference.expression;
+  if (!expression.ok() || !expression.unit.empty()) return;
+  // A decimal is known to its places only, and a percent or degree sign may be left out.
+  for (const Node& node : expression.nodes) {
+    if (node.decimal || node.kind == Kind::kPercent || node.kind == Kind::kDegree) return;
+  }
+  Budget budget;
+  reference.is_exact =
+      EvaluateExact(expression, expression.root, &budget, &reference.exact) == Outcome::kValue;
+}
+
+bool Verifier::exact() const { return reference_ != nullptr && reference_->is_exact; }
+
+bool Verifier::SurelyWrong(absl::string_view answer) const {
+  if (!exact()) return false;
+  answer = answer.substr(answer.rfind('=') + 1);  // npos + 1 is 0
+  while (!answer.empty() && (IsSpace(answer.front()) || answer.front() == '$'))
+    answer.remove_prefix(1);
+  while (!answer.empty() && (IsSpace(answer.back()) || answer.back() == '$'))
+    answer.remove_suffix(1);
+  const PlainNumber number = ReadPlainNumber(answer);
+  return number.ok && !number.percent && !number.decimal && number.value != reference_->exact &&
+         number.value != reference_->exact * 100;
 }
 
 Verifier::~Verifier() = default;

@@ -21,8 +21,14 @@ class Verifier {
   bool readable() const { return problem_.empty(); }
   const std::string& problem() const { return problem_; }
   Verification Verify(absl::string_view answer) const;
+  // True for an answer that ends in a whole number or fraction other than the reference's exact
+  // value: Verify would find it wrong, at a hundred times the cost. False says nothing.
+  bool SurelyWrong(absl::string_view answer) const;
+  // The reference is one exact number: no text, no list, nothing that is rounded.
+  bool exact() const;
 
  private:
+  void FindExact();
   Verification VerifyChoice(char letter, const Reading& answer) const;
   Verification VerifyCalendar(absl::string_view answer) const;
   bool EqualText(absl::string_view answer) const;

@@ -1,9 +1,12 @@
 // Goal: equal answers are found equal however they are written, and nothing else is. Method: tables
 // of pairs; each wrong pair is one that a laxer comparison accepts.
+#include <fstream>
 #include <string>
 
 #include "gtest/gtest.h"
 #include "libs/reward/reward.h"
+#include "libs/reward/verifier.h"
+#include "nlohmann/json.hpp"
 
 namespace espalier::reward {
 namespace {
@@ -171,6 +174,22 @@ TEST(VerifyAnswer, IntegersOfAnyLengthAreExact) {
   other[50'000] = '8';
   EXPECT_EQ(Verdict::kCorrect, VerifyAnswer(digits, digits).verdict);
   EXPECT_EQ(Verdict::kWrong, VerifyAnswer(digits, other).verdict);
+}
+
+// Over the table: whatever is called surely wrong is wrong.
+TEST(Verify, SurelyWrongIsNeverRight) {
+  std::ifstream in("tests/data/verify_cases.jsonl");
+  ASSERT_TRUE(in);
+  int sure = 0;
+  for (std::string line; std::getline(in, line);) {
+    const nlohmann::json one = nlohmann::json::parse(line);
+    const std::string gold = one["gold"], answer = one["answer"];
+    const Verifier verifier(gold, {});
+    if (!verifier.SurelyWrong(answer)) continue;
+    ++sure;
+    EXPECT_NE(verifier.Verify(answer).verdict, Verdict::kCorrect) << gold << " | " << answer;
+  }
+  EXPECT_GT(sure, 50);
 }
 
 }  // namespace
