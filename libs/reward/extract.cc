@@ -136,6 +136,24 @@ size_t WithUnit(absl::string_view text, size_t begin, size_t end) {
   return best;
 }
 
+// Where the comparison sign before the number at `at` starts ("< 14", "\\ge 14"): a bound is no
+// value. `at` without one.
+size_t BoundBegin(absl::string_view text, size_t at) {
+  size_t end = at;
+  while (end > 0 && text[end - 1] == ' ') --end;
+  for (const absl::string_view sign : {"<=", ">=", "<", ">", "≤", "≥", "≠", "!=", "\\leq", "\\geq",
+                                       "\\le", "\\ge", "\\lt", "\\gt", "\\neq", "\\ne"}) {
+    if (end < sign.size() || text.substr(end - sign.size(), sign.size()) != sign) continue;
+    // "</b>14" and "-> 14" end a tag and an arrow.
+    const size_t begin = end - sign.size();
+    const char before = begin > 0 ? text[begin - 1] : ' ';
+    if (sign == ">" && (before == '-' || before == '=' || text.rfind('<', begin) != kNone))
+      return at;
+    return begin;
+  }
+  return at;
+}
+
 // The last number of the text with its sign, separators, fraction bar and percent sign.
 Range FindLastNumber(absl::string_view text) {
   size_t end = text.size();
@@ -162,7 +180,7 @@ Range FindLastNumber(absl::string_view text) {
         begin >= money.size() && text.substr(begin - money.size(), money.size()) == money;
     if (before && (money != "$" || text.find('$') == text.rfind('$'))) begin -= money.size();
   }
-  return {begin, end};
+  return {BoundBegin(text, begin), end};
 }
 
 // Whether the words right before `at` deny the number there or give it as a bound or an option.

@@ -110,5 +110,16 @@ TEST(FindStatements, OneSentenceStatesOnce) {
   EXPECT_EQ(1u, FindStatements("The answer is $\\boxed{5}$ apples.").size());
 }
 
+TEST(ExtractAnswer, ABoundIsNoValue) {
+  for (const char* bound :
+       {"< 14", "> 14", "≥ 14", "\\le 14", "\\geq 14", "<14", "so it is ≤ 14"}) {
+    const Extraction found = ExtractAnswer(bound);
+    EXPECT_NE(VerifyAnswer("14", found.text).verdict, Verdict::kCorrect) << bound;
+  }
+  for (const char* value : {"x -> 14", "<b>so</b> 14", "The rest: 14"}) {
+    EXPECT_EQ(VerifyAnswer("14", ExtractAnswer(value).text).verdict, Verdict::kCorrect) << value;
+  }
+}
+
 }  // namespace
 }  // namespace espalier::reward
