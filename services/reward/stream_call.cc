@@ -120,7 +120,6 @@ void StreamCall::OnWriteDone(bool ok) {
   answers_.pop_front();
   --in_flight_;
   bytes_in_flight_ -= batch->bytes;
-  if (batch->own_id) ids_.erase(batch->request.batch_id());
   if (ok) {
     const absl::Time now = absl::Now();
     engine_->stats().Record(Stage::kWrite, now - batch->scored);
@@ -142,6 +141,10 @@ void StreamCall::OnCancel() {
 }
 
 void StreamCall::OnDone() {
+  {
+    // The last reaction may still be letting go of the lock.
+    std::lock_guard lock(mutex_);
+  }
   Gate& gate = engine_->gate();
   open_->Remove(this);  // may delete this
   gate.Leave();
@@ -162,10 +165,13 @@ void StreamCall::ReadNext() {
 void StreamCall::WriteNext() {
   if (writing_ || !broken_.ok() || answers_.empty()) return;
   writing_ = true;
+  // From here on the client may have its answer, and use the id again.
+  const Batch& next = *answers_.front();
+  if (next.own_id) ids_.erase(next.request.batch_id());
   // With another answer right behind, this one may wait for it and share its packet.
   grpc::WriteOptions options;
   if (answers_.size() > 1) options.set_buffer_hint();
-  StartWrite(&answers_.front()->response, options);
+  StartWrite(&next.response, options);
 }
 
 void StreamCall::Break(grpc::Status why) {
