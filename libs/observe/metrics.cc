@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "libs/observe/log.h"
+#include "prometheus/collectable.h"
 #include "prometheus/counter.h"
 #include "prometheus/exposer.h"
 #include "prometheus/gauge.h"
@@ -125,6 +126,28 @@ void Metrics::Observe(std::string_view name, LabelValues labels, double value) {
   Find(name, labels, MetricKind::kHistogram).histogram->Observe(value);
 }
 
+void Metrics::ObserveMany(std::string_view name, LabelValues labels,
+                          const std::vector<double>& increments, double sum) {
+  std::lock_guard lock(mutex_);
+  Series& series = Find(name, labels, MetricKind::kHistogram);
+  CHECK_EQ(increments.size(), families_.at(std::string(name))->spec->buckets.size() + 1) << name;
+  series.histogram->ObserveMultiple(increments, sum);
+}
+
+template <typename Goes>
+void Metrics::Remove(Family& family, const Goes& goes) {
+  for (auto it = family.series.begin(); it != family.series.end();) {
+    if (!goes(it->second)) {
+      ++it;
+      continue;
+    }
+    if (family.counters != nullptr) family.counters->Remove(it->second.counter);
+    if (family.gauges != nullptr) family.gauges->Remove(it->second.gauge);
+    if (family.histograms != nullptr) family.histograms->Remove(it->second.histogram);
+    it = family.series.erase(it);
+  }
+}
+
 void Metrics::Forget(std::string_view label, std::string_view value) {
   std::lock_guard lock(mutex_);
   for (auto& [name, family] : families_) {
@@ -132,20 +155,43 @@ void Metrics::Forget(std::string_view label, std::string_view value) {
     const auto at = std::find(labels.begin(), labels.end(), label);
     if (at == labels.end()) continue;
     const size_t index = static_cast<size_t>(at - labels.begin());
-    for (auto it = family->series.begin(); it != family->series.end();) {
-      if (it->second.labels[index] != value) {
-        ++it;
-        continue;
-      }
-      if (family->counters != nullptr) family->counters->Remove(it->second.counter);
-      if (family->gauges != nullptr) family->gauges->Remove(it->second.gauge);
-      if (family->histograms != nullptr) family->histograms->Remove(it->second.histogram);
-      it = family->series.erase(it);
-    }
+    Remove(*family, [&](const Series& series) { return series.labels[index] == value; });
   }
 }
 
+void Metrics::Drop(std::string_view name) {
+  std::lock_guard lock(mutex_);
+  const auto found = families_.find(std::string(name));
+  CHECK(found != families_.end()) << "metric " << name << " was never declared";
+  Remove(*found->second, [](const Series&) { return true; });
+}
+
+void Metrics::SetScrapeHook(std::function<void()> hook) {
+  std::lock_guard lock(hook_mutex_);
+  CHECK(hook == nullptr || hook_ == nullptr) << "there is a scrape hook already";
+  hook_ = std::move(hook);
+}
+
+void Metrics::CallScrapeHook() const {
+  std::lock_guard lock(hook_mutex_);
+  if (hook_ != nullptr) hook_();
+}
+
+// What the exposer asks: the hook first, then the registry.
+class Metrics::Scrape final : public prometheus::Collectable {
+ public:
+  explicit Scrape(const Metrics& metrics) : metrics_(metrics) {}
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    metrics_.CallScrapeHook();
+    return metrics_.registry_->Collect();
+  }
+
+ private:
+  const Metrics& metrics_;
+};
+
 std::string Metrics::Text() const {
+  CallScrapeHook();
   return prometheus::TextSerializer().Serialize(registry_->Collect());
 }
 
@@ -162,7 +208,8 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::s
   auto server = std::unique_ptr<MetricsServer>(new MetricsServer);
   try {
     server->exposer_ = std::make_unique<prometheus::Exposer>(address, 1);
-    server->exposer_->RegisterCollectable(metrics.registry_, "/metrics");
+    server->scrape_ = std::make_shared<Metrics::Scrape>(metrics);
+    server->exposer_->RegisterCollectable(server->scrape_, "/metrics");
     const std::vector<int> ports = server->exposer_->GetListeningPorts();
     if (!ports.empty()) server->port_ = ports.front();
   } catch (const std::exception& error) {
@@ -182,6 +229,15 @@ std::string DescribeMetrics(std::span<const std::span<const MetricSpec>> tables)
     }
   }
   return absl::StrJoin(lines, "\n") + "\n";
+}
+
+std::string DescribeMetricsAsMarkdown(std::span<const MetricSpec> table) {
+  std::string text = "| Name | Kind | Unit | Labels | Meaning |\n|---|---|---|---|---|\n";
+  for (const MetricSpec& spec : table) {
+    absl::StrAppend(&text, "| `", spec.name, "` | ", KindName(spec.kind), " | ", spec.unit, " | ",
+                    absl::StrJoin(spec.labels, ", "), " | ", spec.help, " |\n");
+  }
+  return text;
 }
 
 }  // namespace espalier::observe

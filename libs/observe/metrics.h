@@ -2,6 +2,7 @@
 // that Prometheus scrapes.
 #pragma once
 
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <mutex>
@@ -15,6 +16,7 @@
 #include "absl/status/statusor.h"
 
 namespace prometheus {
+class Collectable;
 class Exposer;
 class Registry;
 }  // namespace prometheus
@@ -50,23 +52,39 @@ class Metrics {
   void Add(std::string_view name, LabelValues labels, double value = 1);
   void Set(std::string_view name, LabelValues labels, double value);
   void Observe(std::string_view name, LabelValues labels, double value);
+  // Observations that were counted elsewhere, into this histogram's own bounds: increments[i] of
+  // them at most buckets[i], the last above all; together `sum`.
+  void ObserveMany(std::string_view name, LabelValues labels, const std::vector<double>& increments,
+                   double sum);
   // Drops every series whose label `label` is `value`: a run that is long over is not scraped for
   // ever.
   void Forget(std::string_view label, std::string_view value);
+  // Drops every series of one metric: what it told is no longer known.
+  void Drop(std::string_view name);
+  // `hook` is called before every scrape, to bring in what is counted elsewhere. One at a time:
+  // nullptr takes it away, and waits for a call that is under way.
+  void SetScrapeHook(std::function<void()> hook);
   // What a scrape would return now.
   std::string Text() const;
   const std::vector<MetricSpec>& specs() const { return specs_; }
 
  private:
   friend class MetricsServer;
+  class Scrape;
   struct Family;
   struct Series;
+  // Removes the series of `family` that `goes` says.
+  template <typename Goes>
+  static void Remove(Family& family, const Goes& goes);
+  void CallScrapeHook() const;
   Series& Find(std::string_view name, LabelValues labels, MetricKind kind);
 
   std::vector<MetricSpec> specs_;
   std::shared_ptr<prometheus::Registry> registry_;
   std::mutex mutex_;
   std::unordered_map<std::string, std::unique_ptr<Family>> families_;  // guarded by mutex_
+  mutable std::mutex hook_mutex_;                                      // taken before mutex_
+  std::function<void()> hook_;                                         // guarded by hook_mutex_
 };
 
 // Serves GET /metrics until it is destroyed.
@@ -81,11 +99,15 @@ class MetricsServer {
 
  private:
   MetricsServer();
+  std::shared_ptr<prometheus::Collectable> scrape_;  // the exposer looks at it, and must go first
   std::unique_ptr<prometheus::Exposer> exposer_;
   int port_ = 0;
 };
 
-// "name kind unit label,label help", a line each, sorted: the reference that the golden file keeps.
+// "name kind unit label,label help", parted by tabs, a line each, sorted: the reference that the
+// golden file keeps.
 std::string DescribeMetrics(std::span<const std::span<const MetricSpec>> tables);
+// The same of one table for readers, as rows of Markdown.
+std::string DescribeMetricsAsMarkdown(std::span<const MetricSpec> table);
 
 }  // namespace espalier::observe

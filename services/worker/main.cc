@@ -1,10 +1,25 @@
-// espalier-worker: flags, then wiring.
+// espalier-worker: flags, then wiring: the metrics with their energy counters, and the worker.
+#include <array>
 #include <iostream>
+#include <memory>
+#include <span>
+#include <string>
 
 #include "CLI/CLI.hpp"
 #include "libs/observe/log.h"
+#include "libs/rpc/call_metrics.h"
 #include "libs/rpc/flags.h"
 #include "services/worker/worker.h"
+#include "services/worker/worker_metrics.h"
+
+namespace {
+
+int Fail(const absl::Status& status) {
+  std::cerr << "espalier-worker: " << status.message() << "\n";
+  return 1;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   espalier::rpc::BlockTerminationSignals();
@@ -25,6 +40,16 @@ int main(int argc, char** argv) {
   app.add_option("--threads", options.threads,
                  "CPU threads; 0 takes what the run says, or its share of the cores")
       ->capture_default_str();
+  espalier::rpc::ServerOptions metrics_port;
+  app.add_option("--metrics-listen", metrics_port.metrics_address,
+                 "host:port to serve Prometheus metrics on, at /metrics; none when absent");
+  espalier::worker::EnergyRates rates;
+  app.add_option("--energy-price", rates.price_per_kwh,
+                 "Price of a kWh, in any currency; with it and an energy counter, metrics tell the "
+                 "cost of a million tokens");
+  app.add_option("--grid-gco2", rates.grid_gco2_per_kwh,
+                 "Grams of CO2 that a kWh stands for here; with it and an energy counter, metrics "
+                 "tell the carbon of a million tokens");
   espalier::rpc::ClientSecurity security;
   espalier::rpc::AddClientFlags(app, &security);
   app.set_version_flag("--version", std::string("espalier-worker ") + ESPALIER_VERSION);
@@ -32,14 +57,25 @@ int main(int argc, char** argv) {
   espalier::observe::InitLogging(argv[0]);
 
   if (const absl::Status secured = espalier::rpc::UseClientSecurity(security); !secured.ok()) {
-    std::cerr << "espalier-worker: " << secured.message() << "\n";
-    return 1;
+    return Fail(secured);
   }
+  if (const absl::Status valid = rates.Validate(); !valid.ok()) return Fail(valid);
+  const std::array<std::span<const espalier::observe::MetricSpec>, 1> tables = {
+      espalier::worker::WorkerMetricTable()};
+  espalier::observe::Metrics metrics(tables);
+  std::unique_ptr<espalier::observe::EnergyMeter> meter;
+  std::unique_ptr<espalier::worker::WorkerMetrics> counted;
+  if (!metrics_port.metrics_address.empty()) {
+    metrics_port.metrics = &metrics;
+    meter = std::make_unique<espalier::observe::EnergyMeter>(
+        espalier::observe::FindEnergyCounters(espalier::observe::EnergyPlaces{}));
+    counted = std::make_unique<espalier::worker::WorkerMetrics>(&metrics, meter.get(), rates);
+    options.metrics = counted.get();
+  }
+  const auto exposed = espalier::rpc::ServeMetrics(metrics_port);
+  if (!exposed.ok()) return Fail(exposed.status());
   auto worker = espalier::worker::Worker::Start(options);
-  if (!worker.ok()) {
-    std::cerr << "espalier-worker: " << worker.status().message() << "\n";
-    return 1;
-  }
+  if (!worker.ok()) return Fail(worker.status());
   espalier::rpc::WaitForTermination();
   LOG(INFO) << "worker_stopping";
   (*worker)->Stop();

@@ -8,11 +8,13 @@
 
 namespace espalier::worker {
 
-Session::Session(const v1::Assignment& assignment, std::function<void()> changed)
+Session::Session(const v1::Assignment& assignment, std::function<void()> changed,
+                 WorkerMetrics* metrics)
     : run_id_(assignment.run_id()),
       epoch_(assignment.epoch()),
       rank_(assignment.rank()),
-      changed_(std::move(changed)) {
+      changed_(std::move(changed)),
+      metrics_(metrics) {
   for (const v1::Command& command : assignment.commands()) {
     AddCommand(command);
     if (command.has_applied_step()) {
@@ -42,6 +44,7 @@ void Session::AddCommand(const v1::Command& command) {
 
 void Session::Report(v1::StepReport report) {
   Sign(&report);
+  if (metrics_ != nullptr) metrics_->Report(run_id_, report);
   v1::AttachRequest word;
   *word.mutable_report() = std::move(report);
   Say(std::move(word));

@@ -14,6 +14,7 @@
 #include "espalier/v1/fleet_service.pb.h"
 #include "libs/collective/communicator.h"
 #include "libs/train/controller.h"
+#include "services/worker/worker_metrics.h"
 
 namespace espalier::worker {
 
@@ -27,7 +28,9 @@ class Session : public train::TrainController {
   static constexpr size_t kWordsMax = 200'000;
 
   // `changed` is called, without locks held, whenever there is something new to send.
-  Session(const v1::Assignment& assignment, std::function<void()> changed);
+  // Reports are counted in `metrics`, where there is one; it outlives the session.
+  Session(const v1::Assignment& assignment, std::function<void()> changed,
+          WorkerMetrics* metrics = nullptr);
 
   uint64_t HighestContiguousSequence() const override;
   v1::Command GetCommand(uint64_t sequence) const override;
@@ -73,6 +76,7 @@ class Session : public train::TrainController {
   const uint64_t epoch_;
   const uint32_t rank_;
   const std::function<void()> changed_;
+  WorkerMetrics* const metrics_;
 
   mutable absl::Mutex mutex_;
   std::map<uint64_t, v1::Command> commands_ ABSL_GUARDED_BY(mutex_);

@@ -131,7 +131,8 @@ std::shared_ptr<Session> Worker::Assign(const v1::Assignment& assignment) {
   LOG(INFO) << "assigned run=" << assignment.run_id() << " epoch=" << assignment.epoch()
             << " rank=" << assignment.rank() << " ranks=" << assignment.peers_size()
             << " checkpoint=" << assignment.checkpoint();
-  auto session = std::make_shared<Session>(assignment, [this] { client_->Wake(); });
+  auto session = std::make_shared<Session>(
+      assignment, [this] { client_->Wake(); }, options_.metrics);
   absl::MutexLock lock(&mutex_);
   if (running_ != nullptr) running_->Cancel("a new assignment has come");
   next_session_ = session;
@@ -161,6 +162,9 @@ void Worker::TrainLoop() {
 }
 
 void Worker::Train(const v1::Assignment& assignment, Session& session) {
+  if (options_.metrics != nullptr) {
+    options_.metrics->Begin(assignment.run_id(), assignment.rank());
+  }
   bool stopped = false;
   const absl::Status status = TrainOver(assignment, session, &stopped);
   v1::AssignmentEnd::Outcome outcome =

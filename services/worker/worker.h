@@ -11,6 +11,7 @@
 #include "libs/collective/communicator.h"
 #include "services/worker/fleet_client.h"
 #include "services/worker/session.h"
+#include "services/worker/worker_metrics.h"
 
 namespace espalier::worker {
 
@@ -20,7 +21,8 @@ struct WorkerOptions {
   std::string listen_links = "127.0.0.1:0";
   std::string advertise;  // how peers reach the links; empty: as bound
   std::string data_root = ".";
-  int threads = 0;  // 0: the run's share of this machine's cores
+  int threads = 0;                   // 0: the run's share of this machine's cores
+  WorkerMetrics* metrics = nullptr;  // not owned; outlives the worker
 
   // InvalidArgument names the flag.
   absl::Status Validate() const;
