@@ -21,7 +21,7 @@ size_t BucketOf(uint64_t value) {
   return std::min(bucket, Histogram::kBuckets - 1);
 }
 
-uint64_t LargestOf(size_t bucket) {
+uint64_t LargestNsOf(size_t bucket) {
   if (bucket < kSteps) return bucket;
   const int shift = static_cast<int>(bucket >> Histogram::kPrecisionBits) - 1;
   const uint64_t step = bucket - (static_cast<uint64_t>(shift) << Histogram::kPrecisionBits);
@@ -35,6 +35,10 @@ size_t ShardOfThisThread() {
 }
 
 }  // namespace
+
+absl::Duration Histogram::LargestOf(size_t bucket) {
+  return absl::Nanoseconds(LargestNsOf(bucket));
+}
 
 Histogram::Histogram() : shards_(std::make_unique<std::array<Shard, kShards>>()) {}
 
@@ -70,7 +74,7 @@ absl::Duration Histogram::Snapshot::Quantile(double share) const {
   uint64_t seen = 0;
   for (size_t i = 0; i < counts.size(); ++i) {
     seen += counts[i];
-    if (seen >= rank) return std::min(max, absl::Nanoseconds(LargestOf(i)));
+    if (seen >= rank) return std::min(max, LargestOf(i));
   }
   return max;
 }

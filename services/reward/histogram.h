@@ -31,6 +31,9 @@ class Histogram {
     absl::Duration Quantile(double share) const;
   };
 
+  // Values of a bucket are at most this; the last bucket holds all that is larger, too.
+  static absl::Duration LargestOf(size_t bucket);
+
   Histogram();
   void Record(absl::Duration value);
   Snapshot Read() const;

@@ -17,6 +17,7 @@
 #include "libs/rpc/server.h"
 #include "services/reward/engine.h"
 #include "services/reward/http_door.h"
+#include "services/reward/reward_metrics.h"
 #include "services/reward/reward_service.h"
 
 namespace {
@@ -89,14 +90,15 @@ int main(int argc, char** argv) {
     options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   }
   if (flags.slow_ms > 0) options.slow = absl::Milliseconds(flags.slow_ms);
-  const std::array<std::span<const espalier::observe::MetricSpec>, 1> tables = {
-      espalier::rpc::CallMetricTable()};
+  const std::array<std::span<const espalier::observe::MetricSpec>, 2> tables = {
+      espalier::rpc::CallMetricTable(), espalier::reward::RewardMetricTable()};
   espalier::observe::Metrics metrics(tables);
   // Counting calls costs each of them a little; GET /stats tells more.
   if (!flags.server.metrics_address.empty()) flags.server.metrics = &metrics;
   const auto exposed = espalier::rpc::ServeMetrics(flags.server);
   if (!exposed.ok()) return Fail(exposed.status());
   espalier::reward::ScoreEngine engine(options);
+  const espalier::reward::RewardMetrics scraped(&metrics, &engine);
   const auto service = espalier::reward::RewardService::Make(&engine);
   auto server = espalier::rpc::RpcServer::Start(flags.server, {service->grpc()});
   if (!server.ok()) return Fail(server.status());

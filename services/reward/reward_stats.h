@@ -32,6 +32,7 @@ class RewardStats {
 
   uint64_t Read(Outcome outcome) const { return outcomes_[static_cast<size_t>(outcome)].Read(); }
   uint64_t Read(v1::Verdict verdict) const { return verdicts_[Index(verdict)].Read(); }
+  uint64_t ReadSlow() const { return slow_.Read(); }
   Histogram::Snapshot Read(Stage stage) const { return stages_[static_cast<size_t>(stage)].Read(); }
 
   // {"requests": {"answered": 3, …}, "verdicts": {…}, "slow_samples": 0, "stages": {"queue":
