@@ -1,6 +1,9 @@
 // Metrics over prometheus-cpp, which throws where the world is at fault: its exceptions end here.
 #include "libs/observe/metrics.h"
 
+#include <dlfcn.h>
+#include <pthread.h>
+
 #include <algorithm>
 #include <exception>
 #include <map>
@@ -17,6 +20,18 @@
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
 #include "prometheus/text_serializer.h"
+
+// Debian's civetweb gives its threads 100 KiB of stack, in which glibc also puts the thread-local
+// data of every library: OpenBLAS and glog alone take 90 KiB of it, and the first thread of the
+// exposer runs over its end. This process' definition comes before libc's: no thread gets less than
+// 512 KiB. There is no setting for it in civetweb 1.15.
+extern "C" int pthread_attr_setstacksize(pthread_attr_t* attributes, size_t size) noexcept {
+  constexpr size_t kStackMin = 512 << 10;
+  using SetStackSize = int(pthread_attr_t*, size_t);
+  static SetStackSize* const next =
+      reinterpret_cast<SetStackSize*>(dlsym(RTLD_NEXT, "pthread_attr_setstacksize"));
+  return next(attributes, std::max(size, kStackMin));
+}
 
 namespace espalier::observe {
 namespace {
