@@ -30,13 +30,15 @@ class CommandFailed(Exception):
 class Suite:
     """A coordinator, a reward service and workers. Use as a context manager: leaving it kills what still runs."""
 
-    def __init__(self, workers=2, directory=None):
+    def __init__(self, workers=2, directory=None, flags=None):
+        """`flags`: more flags of a service, by its name: {"coordinator": […], "reward": […], "worker-0": […]}."""
         self.directory = pathlib.Path(directory or tempfile.mkdtemp(prefix="espalier-"))
         self.data = self.directory / "data"
         self.data.mkdir(parents=True, exist_ok=True)
         self.coordinator = f"127.0.0.1:{free_port()}"
         self.reward = f"127.0.0.1:{free_port()}"
         self.worker_count = workers
+        self.flags = flags or {}
         self.processes = {}
 
     def __enter__(self):
@@ -59,8 +61,8 @@ class Suite:
 
     def _start(self, name, program, *arguments):
         log = open(self.directory / f"{name}.log", "ab")
-        self.processes[name] = subprocess.Popen([BIN / program, *map(str, arguments)], stdout=log,
-                                                stderr=subprocess.STDOUT)
+        self.processes[name] = subprocess.Popen([BIN / program, *map(str, arguments), *map(str, self.flags.get(name, []))],
+                                                stdout=log, stderr=subprocess.STDOUT)
         log.close()
 
     def start_coordinator(self):
