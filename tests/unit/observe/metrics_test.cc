@@ -1,6 +1,8 @@
 // Goal: what is counted is what a scrape reads, under the declared names and labels.
 #include "libs/observe/metrics.h"
 
+#include <pthread.h>
+
 #include <array>
 #include <thread>
 
@@ -66,6 +68,47 @@ TEST(Metrics, MistakesOfOursEndTheProcess) {
   EXPECT_DEATH(metrics.Add("nothing_total", {}), "never declared");
   EXPECT_DEATH(metrics.Add("things_total", {}), "things_total");
   EXPECT_DEATH(metrics.Set("things_total", {"a"}, 1), "is a counter");
+}
+
+TEST(Metrics, DropTakesOneMetricAway) {
+  Metrics metrics(kTables);
+  metrics.Set("level", {}, 7);
+  metrics.Add("things_total", {"a"});
+  metrics.Drop("level");
+  EXPECT_THAT(metrics.Text(), Not(HasSubstr("level 7")));
+  EXPECT_THAT(metrics.Text(), HasSubstr("things_total{run=\"a\"} 1"));
+}
+
+TEST(Metrics, ManyObservationsAreAddedAtOnce) {
+  Metrics metrics(kTables);
+  metrics.ObserveMany("wait_seconds", {"a", "x"}, {1, 2, 3}, 40);
+  metrics.ObserveMany("wait_seconds", {"a", "x"}, {1, 0, 0}, 2);
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr("wait_seconds_bucket{phase=\"x\",run=\"a\",le=\"0.1\"} 2"));
+  EXPECT_THAT(text, HasSubstr("wait_seconds_bucket{phase=\"x\",run=\"a\",le=\"1\"} 4"));
+  EXPECT_THAT(text, HasSubstr("wait_seconds_count{phase=\"x\",run=\"a\"} 7"));
+  EXPECT_THAT(text, HasSubstr("wait_seconds_sum{phase=\"x\",run=\"a\"} 42"));
+  EXPECT_DEATH(metrics.ObserveMany("wait_seconds", {"a", "x"}, {1}, 1), "wait_seconds");
+}
+
+TEST(Metrics, HookIsCalledAtEachScrapeUntilItIsTakenAway) {
+  Metrics metrics(kTables);
+  metrics.SetScrapeHook([&] { metrics.Add("things_total", {"a"}); });
+  metrics.Text();
+  EXPECT_THAT(metrics.Text(), HasSubstr("things_total{run=\"a\"} 2"));
+  EXPECT_DEATH(metrics.SetScrapeHook([] {}), "already");
+  metrics.SetScrapeHook(nullptr);
+  EXPECT_THAT(metrics.Text(), HasSubstr("things_total{run=\"a\"} 2"));
+}
+
+TEST(MetricsServer, ThreadsHaveRoomBesideThreadLocalData) {
+  pthread_attr_t attributes;
+  ASSERT_EQ(pthread_attr_init(&attributes), 0);
+  ASSERT_EQ(pthread_attr_setstacksize(&attributes, 100 << 10), 0);  // as civetweb asks
+  size_t size = 0;
+  ASSERT_EQ(pthread_attr_getstacksize(&attributes, &size), 0);
+  EXPECT_GE(size, size_t{512} << 10);
+  pthread_attr_destroy(&attributes);
 }
 
 TEST(MetricsServer, SaysWhichPortIsInUse) {
