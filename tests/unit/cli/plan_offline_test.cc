@@ -68,7 +68,9 @@ TEST(PlanOffline, NamesWhatItCannotRead) {
         R"({"layers":[{"layer":-1,"loads":[1]}]})", R"({"layers":[{"layer":0,"loads":[]}]})",
         R"({"layers":[{"layer":0,"loads":[1,"x"]}]})", R"({"layers":[{"layer":0,"loads":[1,-2]}]})",
         R"({"layers":[{"layer":0,"loads":[1e999]}]})"}) {
-    EXPECT_EQ(absl::StatusCode::kInvalidArgument, PlanPruneOffline(bad, {}).status().code()) << bad;
+    EXPECT_EQ(absl::StatusCode::kInvalidArgument,
+              PlanPruneOffline(bad, "", {}, {}).status().code())
+        << bad;
   }
 }
 
