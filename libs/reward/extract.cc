@@ -236,7 +236,10 @@ MathRegion FindLastMath(absl::string_view text) {
 Extraction Guess(absl::string_view trace, absl::string_view part) {
   const absl::string_view text = Trim(part);
   if (text.empty()) return {};
-  if (text.size() <= kWholeBytesMax && ReadsAsAnswer(text)) return Make(trace, text, "whole");
+  // What an arrow leads to is the answer, not the line with the arrow.
+  if (text.size() <= kWholeBytesMax && text.find("->") == kNone && ReadsAsAnswer(text)) {
+    return Make(trace, text, "whole");
+  }
   const MathRegion math = FindLastMath(text);
   const Range number = FindLastNumber(text);
   if (math.size > 0 && math.begin + math.size >= number.end &&
