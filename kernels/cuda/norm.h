@@ -1,0 +1,46 @@
+// Root-mean-square normalisation on the device, and its gradient. Twin of kernels/norm.h.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace espalier::kernels::cuda {
+
+// y = x * rstd * weight with rstd = 1 / sqrt(mean(x^2) + eps), by row; sums in fp32. T is float or __nv_bfloat16.
+//   x, y [rows, width]   weight [width]   rstd [rows] fp32, written unless null
+// y may be x. Enqueues; rows == 0 is fine.
+template <typename T>
+struct RmsNormArgs {
+  const T* x = nullptr;
+  const T* weight = nullptr;
+  T* y = nullptr;
+  float* rstd = nullptr;
+  int64_t rows = 0, width = 0;
+  float eps = 1e-5f;
+};
+template <typename T>
+[[nodiscard]] cudaError_t RmsNorm(const RmsNormArgs<T>& args, cudaStream_t stream);
+
+// dx = residual + gradient of x (`residual` is the residual stream's gradient and may be dx or null); dweight is written, or added to with
+// `accumulate`. Shares of dweight go through `partials` and are added in a fixed order: same inputs, same bits.
+//   dy, x, residual, dx [rows, width]   weight, dweight [width]   rstd [rows]   partials [kNormPartials, width] fp32
+inline constexpr int kNormPartials = 264;
+template <typename T>
+struct RmsNormBackwardArgs {
+  const T* dy = nullptr;
+  const T* x = nullptr;
+  const T* weight = nullptr;
+  const float* rstd = nullptr;
+  const T* residual = nullptr;
+  T* dx = nullptr;
+  T* dweight = nullptr;
+  float* partials = nullptr;
+  int64_t rows = 0, width = 0;
+  bool accumulate = false;
+};
+template <typename T>
+[[nodiscard]] cudaError_t RmsNormBackward(const RmsNormBackwardArgs<T>& args, cudaStream_t stream);
+
+}  // namespace espalier::kernels::cuda
