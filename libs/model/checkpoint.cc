@@ -17,6 +17,7 @@
 #include "libs/base/status_macros.h"
 #include "libs/model/checkpoint_io.h"
 #include "libs/model/checkpoint_manifest.h"
+#include "libs/model/host_parameters.h"
 #include "libs/model/safetensors.h"
 
 namespace espalier::model {
@@ -172,8 +173,13 @@ absl::Status WriteCheckpoint(Model<float>& model, const CheckpointState& state,
   RETURN_IF_ERROR(AgreeOnStatus(communicator, CheckState(model, state)));
   ASSIGN_OR_RETURN(const std::unique_ptr<FolderWriter> folder,
                    FolderWriter::Begin(communicator, path, FolderWriter::Existing::kRefuse));
-  const absl::StatusOr<FileDigest> mine = WriteTensors(
-      TensorsOfRank(model), folder->File(RankFileName(communicator.rank(), communicator.size())));
+  const HostParameters host(model);
+  const auto write = [&]() -> absl::StatusOr<FileDigest> {
+    RETURN_IF_ERROR(host.status());
+    return WriteTensors(TensorsOfRank(model),
+                        folder->File(RankFileName(communicator.rank(), communicator.size())));
+  };
+  const absl::StatusOr<FileDigest> mine = write();
   RETURN_IF_ERROR(AgreeOnStatus(communicator, mine.status()));
   ASSIGN_OR_RETURN(std::vector<FileDigest> files, GatherDigests(communicator, *mine));
   absl::Status written = absl::OkStatus();
@@ -207,6 +213,8 @@ absl::Status LoadCheckpoint(Model<float>& model, const std::string& path) {
   const CheckpointState& state = manifest.state;
   RETURN_IF_ERROR(CheckFits(model, state, path));
   CheckpointFiles files(path, manifest);
+  const HostParameters host(model);
+  RETURN_IF_ERROR(host.status());
   const std::vector<Parameter<float>*> parameters = model.parameters();
   // All files are verified before the model changes.
   std::vector<const SafetensorsReader*> sources;
@@ -224,7 +232,7 @@ absl::Status LoadCheckpoint(Model<float>& model, const std::string& path) {
     std::vector<float>& bias = model.selection_bias(layer);
     RETURN_IF_ERROR(dense->Read(BiasName(layer), {static_cast<int64_t>(bias.size())}, bias));
   }
-  return absl::OkStatus();
+  return model.StoreParameters();
 }
 
 }  // namespace espalier::model

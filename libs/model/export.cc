@@ -18,6 +18,7 @@
 #include "libs/base/status_macros.h"
 #include "libs/model/checkpoint_io.h"
 #include "libs/model/export_config.h"
+#include "libs/model/host_parameters.h"
 #include "libs/model/safetensors.h"
 #include "libs/observe/log.h"
 
@@ -190,6 +191,8 @@ absl::Status ExportGlm4Moe(Model<float>& model, const text::Tokenizer& tokenizer
   collective::Communicator& communicator = model.communicator();
   ASSIGN_OR_RETURN(const std::unique_ptr<FolderWriter> folder,
                    FolderWriter::Begin(communicator, directory, FolderWriter::Existing::kReplace));
+  const HostParameters host(model);
+  RETURN_IF_ERROR(AgreeOnStatus(communicator, host.status()));
   ShardBuilder shard(model, shape);
   shard.AddAll();
   const absl::Status mine =

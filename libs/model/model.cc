@@ -6,44 +6,10 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/matmul.h"
 #include "libs/base/status_macros.h"
+#include "libs/model/batch.h"
 #include "libs/model/model_impl.h"
 
 namespace espalier::model {
-namespace {
-
-absl::Status AtLeast(const char* field, int value, int least) {
-  if (value >= least) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("model.", field, " is ", value, "; it must be at least ", least));
-}
-
-absl::Status ValidateConfig(const ModelConfig& config) {
-  RETURN_IF_ERROR(AtLeast("vocabulary", config.vocabulary, 1));
-  RETURN_IF_ERROR(AtLeast("layers", config.layers, 1));
-  RETURN_IF_ERROR(AtLeast("width", config.width, 1));
-  RETURN_IF_ERROR(AtLeast("heads", config.heads, 1));
-  RETURN_IF_ERROR(AtLeast("kv_heads", config.kv_heads, 1));
-  RETURN_IF_ERROR(AtLeast("head_dim", config.head_dim, 2));
-  RETURN_IF_ERROR(AtLeast("dense_layers", config.dense_layers, 0));
-  if (config.heads % config.kv_heads != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "model.heads is ", config.heads, "; it must be a multiple of kv_heads, ", config.kv_heads));
-  }
-  if (config.head_dim % 2 != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("model.head_dim is ", config.head_dim, "; it must be even"));
-  }
-  if (config.dense_layers > 0) RETURN_IF_ERROR(AtLeast("dense_width", config.dense_width, 1));
-  if (config.dense_layers < config.layers) {
-    RETURN_IF_ERROR(AtLeast("expert_width", config.expert_width, 1));
-    RETURN_IF_ERROR(AtLeast("top_k", config.top_k, 1));
-    RETURN_IF_ERROR(AtLeast("experts", config.experts, config.top_k));
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
-
 template <typename T>
 absl::StatusOr<std::unique_ptr<Model<T>>> Model<T>::Create(const ModelConfig& config,
                                                            const ExpertLayout& layout,
@@ -51,7 +17,10 @@ absl::StatusOr<std::unique_ptr<Model<T>>> Model<T>::Create(const ModelConfig& co
                                                            uint64_t seed, int threads) {
   RETURN_IF_ERROR(ValidateConfig(config));
   RETURN_IF_ERROR(ValidateLayout(config, layout, communicator->size()));
-  RETURN_IF_ERROR(AtLeast("threads", threads, 1));
+  if (threads < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("threads is ", threads, "; it must be at least 1"));
+  }
   kernels::LimitBlasThreads();
   return std::unique_ptr<Model<T>>(
       std::make_unique<ModelImpl<T>>(config, layout, communicator, seed, threads));
@@ -64,7 +33,7 @@ ModelImpl<T>::ModelImpl(const ModelConfig& config, const ExpertLayout& layout,
       layout_(layout),
       communicator_(communicator),
       pool_(threads),
-      weights_(MakeWeights<T>(config, layout, communicator->rank(), seed)),
+      weights_(MakeWeights<T>(config, layout, communicator->rank(), seed, pool_)),
       rope_(config.head_dim, config.rope_theta),
       activations_(config.layers) {
   MakeExchanges();
@@ -115,11 +84,7 @@ void ModelImpl<T>::ZeroGradients() {
 
 template <typename T>
 absl::Status ModelImpl<T>::Agree(const absl::Status& mine) {
-  if (communicator_->size() == 1) return mine;
-  int64_t fine = mine.ok() ? 1 : 0;
-  RETURN_IF_ERROR(communicator_->AllReduceMin(std::span<int64_t>(&fine, 1)));
-  if (!mine.ok() || fine == 1) return mine;
-  return absl::InvalidArgumentError("another rank refused its input; see its error");
+  return AgreeOnInput(*communicator_, mine);
 }
 
 template class Model<float>;

@@ -28,7 +28,12 @@ struct Parameter {
   // By row of shape[0]; non-zero where a masked expert waits: neither value nor moments may change, not even by weight
   // decay or old momentum, so that unmasking it brings back what was masked. Empty: every row trains. Set by the model.
   std::vector<uint8_t> frozen_rows;
-  int64_t size() const { return static_cast<int64_t>(value.size()); }
+  // By shape: the arrays themselves are empty while the weight lives on a device.
+  int64_t size() const {
+    int64_t product = shape.empty() ? 0 : 1;
+    for (const int64_t extent : shape) product *= extent;
+    return product;
+  }
 };
 
 // Ragged sequences of this rank, packed without padding: sequence i is tokens[starts[i] .. starts[i+1]).
@@ -69,6 +74,36 @@ struct Sample {
   std::vector<int32_t> routes;
 };
 
+// One AdamW step, as in kernels/adamw.h; weight_decay goes to parameters with `decay`.
+struct AdamWStep {
+  double lr = 0, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0;
+  double correction1 = 1, correction2 = 1;
+  double grad_scale = 1;
+};
+
+// What the optimizer asks of a model whose parameters live on a device. Used in this order once an update.
+class DeviceUpdates {
+ public:
+  virtual ~DeviceUpdates() = default;
+  // Dense gradients become their sum over ranks. (collective)
+  virtual absl::Status ReduceDense() = 0;
+  // Of the reduced dense gradients, and of this rank's experts'. Waits for the backward pass.
+  virtual absl::Status SquaredNorms(double* dense, double* experts) = 0;
+  // Rows of masked experts stay as they are. Does not wait.
+  virtual absl::Status Apply(const AdamWStep& step) = 0;
+  virtual absl::Status ResetMoments() = 0;
+};
+
+enum class Device { kCpu, kCuda };
+enum class Precision { kFp32, kBf16 };
+
+struct ModelOptions {
+  Device device = Device::kCpu;
+  Precision precision = Precision::kFp32;  // of weights in products and of activations; bf16 on CUDA alone
+  int device_index = 0;                    // which GPU
+  int threads = 1;                         // CPU threads
+};
+
 // Collective: every method marked (collective) must be called by all ranks alike, else they wait for ever (until the
 // communicator's stall timeout). Not thread-safe. T is float for training, double for gradient checks.
 template <typename T>
@@ -95,7 +130,7 @@ class Model {
   virtual absl::Status Forward(const Batch& batch, std::vector<T>* logps, std::vector<T>* entropies) = 0;
 
   // Forward, then `loss` fills dlogps (d loss / d logp of each target, zero on entry) from logps, then backward adds into
-  // every Parameter::grad (callers zero them: ZeroGradients). Any loss is a function of logps: cross-entropy sets
+  // every Parameter::grad (callers zero them: ZeroGradients; a device model wants that before each call). Any loss is a function of logps: cross-entropy sets
   // -1/global_tokens. The auxiliary loss, when configured, is added to the gradients scaled by `aux_scale`
   // (the caller's share of the global batch). (collective; ranks may have different token counts, even none)
   using LossFunction = std::function<void(std::span<const T> logps, std::span<T> dlogps)>;
@@ -133,7 +168,23 @@ class Model {
   virtual base::ThreadPool& thread_pool() = 0;
 
   virtual PhaseSeconds& phase_seconds() = 0;
+
+  // Where parameters live on a device, their arrays in parameters() are empty: Fetch fills value and moments, Store takes
+  // them over (an absent moment is zero), Drop frees them again. On CPUs the arrays are the parameters, and nothing happens.
+  virtual absl::Status FetchParameters() { return absl::OkStatus(); }
+  virtual absl::Status StoreParameters() { return absl::OkStatus(); }
+  virtual void DropParameters() {}
+  // Null where the optimizer works on parameters() itself.
+  virtual DeviceUpdates* device_updates() { return nullptr; }
+  // Bytes of device memory held now; 0 on CPUs.
+  virtual int64_t device_bytes() const { return 0; }
 };
+
+// A model on the device that the options name. kUnavailable where the build has no CUDA or the machine no GPU; the message
+// says what to do.
+absl::StatusOr<std::unique_ptr<Model<float>>> CreateModel(const ModelConfig& config, const ExpertLayout& layout,
+                                                          collective::Communicator* communicator, uint64_t seed,
+                                                          const ModelOptions& options);
 
 extern template class Model<float>;
 extern template class Model<double>;

@@ -1,48 +1,20 @@
 // Sampling: prompts go through the model as one packed batch, then all sequences decode in step
 // over a KV cache.
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/permute.h"
 #include "kernels/sampling.h"
 #include "libs/base/status_macros.h"
+#include "libs/model/batch.h"
+#include "libs/model/generation.h"
 #include "libs/model/linear.h"
 #include "libs/model/model_impl.h"
 #include "libs/model/random.h"
 
 namespace espalier::model {
 namespace {
-
-absl::Status ValidateRequest(const ModelConfig& config,
-                             std::span<const std::vector<int32_t>> prompts,
-                             std::span<const uint64_t> streams, const SampleOptions& options) {
-  if (streams.size() != prompts.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(streams.size(), " streams for ", prompts.size(), " prompts; give one each"));
-  }
-  if (options.max_new_tokens < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("max_new_tokens is ", options.max_new_tokens, "; it must be at least 1"));
-  }
-  if (!(options.temperature >= 0) || !std::isfinite(options.temperature)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("temperature is ", options.temperature, "; it must be 0 (greedy) or more"));
-  }
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    if (prompts[i].empty())
-      return absl::InvalidArgumentError(absl::StrCat("prompts[", i, "] is empty"));
-    for (const int32_t token : prompts[i]) {
-      if (token >= 0 && token < config.vocabulary) continue;
-      return absl::InvalidArgumentError(absl::StrCat("prompts[", i, "] has token ", token,
-                                                     "; the vocabulary has ", config.vocabulary,
-                                                     " tokens"));
-    }
-  }
-  return absl::OkStatus();
-}
 
 // The KV caches of all layers in one allocation.
 template <typename T>
@@ -60,75 +32,6 @@ std::vector<kernels::KvCache<T>> MakeCaches(const ModelConfig& config, int64_t s
     at += 2 * elements;
   }
   return caches;
-}
-
-// The sequences of one call: what each has so far, and which still go on.
-struct Progress {
-  explicit Progress(std::span<const std::vector<int32_t>> prompts) : samples(prompts.size()) {
-    for (const std::vector<int32_t>& prompt : prompts) {
-      active.push_back(static_cast<int32_t>(active.size()));
-      lengths.push_back(static_cast<int32_t>(prompt.size()));
-    }
-  }
-
-  std::vector<Sample> samples;
-  std::vector<int32_t> active;   // sequences that go on, ascending
-  std::vector<int32_t> lengths;  // tokens of each sequence that are in the cache
-};
-
-// Takes the tokens drawn for the active sequences; those that are done leave `active`.
-void TakeTokens(const SampleOptions& options, std::span<const int32_t> tokens,
-                std::span<const float> logps, Progress& progress) {
-  size_t going_on = 0;
-  for (size_t i = 0; i < progress.active.size(); ++i) {
-    Sample& sample = progress.samples[progress.active[i]];
-    sample.tokens.push_back(tokens[i]);
-    sample.logps.push_back(logps[i]);
-    if (tokens[i] == options.end_token) continue;
-    if (static_cast<int>(sample.tokens.size()) == options.max_new_tokens) {
-      sample.truncated = true;
-      continue;
-    }
-    progress.active[going_on++] = progress.active[i];
-  }
-  progress.active.resize(going_on);
-}
-
-// What the decode step of the active sequences reads: their newest token, its position, and the
-// cached length with it.
-struct DecodeRows {
-  std::vector<int32_t> tokens, positions, lengths;
-};
-DecodeRows NextRows(Progress& progress) {
-  DecodeRows rows;
-  for (const int32_t sequence : progress.active) {
-    rows.tokens.push_back(progress.samples[sequence].tokens.back());
-    rows.positions.push_back(progress.lengths[sequence]);
-    rows.lengths.push_back(++progress.lengths[sequence]);
-  }
-  return rows;
-}
-
-// Takes the routes of a pass, `per_token` a token: of the prompts that begin at `starts`, or of one
-// token of each active sequence when there are none.
-void KeepRoutes(std::span<const int32_t> routes, std::span<const int64_t> starts, int64_t per_token,
-                Progress& progress) {
-  if (per_token == 0) return;
-  for (size_t i = 0; i < progress.active.size(); ++i) {
-    const int64_t first = starts.empty() ? static_cast<int64_t>(i) : starts[i];
-    const int64_t end = starts.empty() ? first + 1 : starts[i + 1];
-    std::vector<int32_t>& kept = progress.samples[progress.active[i]].routes;
-    kept.insert(kept.end(), routes.begin() + first * per_token, routes.begin() + end * per_token);
-  }
-}
-
-Batch PackPrompts(std::span<const std::vector<int32_t>> prompts) {
-  Batch batch{.starts = {0}};
-  for (const std::vector<int32_t>& prompt : prompts) {
-    batch.tokens.insert(batch.tokens.end(), prompt.begin(), prompt.end());
-    batch.starts.push_back(static_cast<int64_t>(batch.tokens.size()));
-  }
-  return batch;
 }
 
 }  // namespace
@@ -157,9 +60,9 @@ template <typename T>
 absl::StatusOr<std::vector<Sample>> ModelImpl<T>::Generate(
     std::span<const std::vector<int32_t>> prompts, std::span<const uint64_t> streams,
     const SampleOptions& options) {
-  RETURN_IF_ERROR(Agree(ValidateRequest(config_, prompts, streams, options)));
+  RETURN_IF_ERROR(Agree(ValidateSampleRequest(config_, prompts, streams, options)));
   ClearRouteCounts();
-  Progress progress(prompts);
+  SampleProgress progress(prompts);
   const Batch batch = PackPrompts(prompts);
   Pass<T> prefill = PackedPass(batch);
   int64_t longest = 1;

@@ -76,7 +76,6 @@ class ModelImpl final : public Model<T> {
   // Between a pass's routes and one layer's choices, before and after the layer ran.
   void GiveRoutes(const Pass<T>& pass, int layer, LayerActivations<T>& act);
   void TakeRoutes(const Pass<T>& pass, int layer, const LayerActivations<T>& act);
-  absl::Status ValidateRoutes(const Batch& batch) const;
   // The head over the rows that matter: those with a target, or all when entropies are wanted.
   void RunHead(const Batch& batch, bool keep_logits, T* logps, T* entropies);
   void RunHeadBackward(const Batch& batch, std::span<const T> dlogps);

@@ -7,45 +7,12 @@
 #include <string>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "libs/base/status_macros.h"
+#include "libs/model/layout_change.h"
 #include "libs/model/model_impl.h"
 
 namespace espalier::model {
 namespace {
-
-// An expert that changes its rank, as both ends see it.
-struct Move {
-  int layer, id, from, to;
-};
-
-absl::Status ValidateSurvivors(const ExpertLayout& now, const ExpertLayout& next) {
-  for (size_t layer = 0; layer < now.layers.size(); ++layer) {
-    for (const int id : next.layers[layer].ids) {
-      if (std::binary_search(now.layers[layer].ids.begin(), now.layers[layer].ids.end(), id))
-        continue;
-      return absl::InvalidArgumentError(absl::StrCat("layout of layer ", layer, ": expert ", id,
-                                                     " was removed before and cannot come back"));
-    }
-  }
-  return absl::OkStatus();
-}
-
-// All moves in order of layer and id.
-std::vector<Move> ListMoves(const ExpertLayout& now, const ExpertLayout& next) {
-  std::vector<Move> moves;
-  for (size_t layer = 0; layer < now.layers.size(); ++layer) {
-    const LayerLayout &before = now.layers[layer], &after = next.layers[layer];
-    size_t at = 0;
-    for (size_t i = 0; i < after.ids.size(); ++i) {
-      while (before.ids[at] != after.ids[i]) ++at;
-      if (before.ranks[at] != after.ranks[i]) {
-        moves.push_back({static_cast<int>(layer), after.ids[i], before.ranks[at], after.ranks[i]});
-      }
-    }
-  }
-  return moves;
-}
 
 template <typename T>
 ExpertWeights<T>& FindExpert(LayerWeights<T>& layer, int id) {
@@ -112,11 +79,7 @@ void KeepRows(std::vector<T>& values, const std::vector<int>& kept, int64_t widt
 template <typename T>
 void ShrinkRouter(LayerWeights<T>& weights, const LayerLayout& before, const LayerLayout& after,
                   int64_t width) {
-  std::vector<int> kept;
-  for (size_t i = 0; i < before.ids.size(); ++i) {
-    if (std::binary_search(after.ids.begin(), after.ids.end(), before.ids[i]))
-      kept.push_back(static_cast<int>(i));
-  }
+  const std::vector<int> kept = KeptRows(before, after);
   Parameter<T>& router = weights.router;
   for (std::vector<T>* values : {&router.value, &router.grad, &router.moment1, &router.moment2}) {
     KeepRows(*values, kept, width);
@@ -152,9 +115,9 @@ absl::StatusOr<int64_t> ModelImpl<T>::ApplyLayout(const ExpertLayout& layout) {
   RETURN_IF_ERROR(Agree(valid));
 
   const int ranks = communicator_->size(), me = communicator_->rank();
-  const std::vector<Move> moves = ListMoves(layout_, layout);
+  const std::vector<ExpertMove> moves = ListMoves(layout_, layout);
   std::vector<std::vector<std::byte>> outgoing(ranks);
-  for (const Move& move : moves) {
+  for (const ExpertMove& move : moves) {
     if (move.from == me)
       PackExpert(FindExpert(weights_.layers[move.layer], move.id), outgoing[move.to]);
   }
@@ -178,7 +141,7 @@ absl::StatusOr<int64_t> ModelImpl<T>::ApplyLayout(const ExpertLayout& layout) {
   std::map<std::pair<int, int>, std::unique_ptr<ExpertWeights<T>>> arrived;
   const std::byte* at = recv.data();
   for (int rank = 0; rank < ranks; ++rank) {
-    for (const Move& move : moves) {
+    for (const ExpertMove& move : moves) {
       if (move.from != rank || move.to != me) continue;
       std::unique_ptr<ExpertWeights<T>> expert = MakeEmptyExpert<T>(config_, move.layer, move.id);
       at = UnpackExpert(at, *expert);

@@ -2,54 +2,15 @@
 #include <algorithm>
 #include <cstring>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/embedding.h"
 #include "kernels/norm.h"
 #include "kernels/permute.h"
 #include "libs/base/status_macros.h"
 #include "libs/model/attention_block.h"
+#include "libs/model/batch.h"
 #include "libs/model/model_impl.h"
 
 namespace espalier::model {
-namespace {
-
-absl::Status ValidateStarts(const Batch& batch) {
-  const int64_t tokens = static_cast<int64_t>(batch.tokens.size());
-  if (batch.starts.empty() || batch.starts.front() != 0 || batch.starts.back() != tokens) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("batch.starts must begin with 0 and end with the token count, ", tokens));
-  }
-  if (!std::is_sorted(batch.starts.begin(), batch.starts.end())) {
-    return absl::InvalidArgumentError("batch.starts must not fall");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ValidateBatch(const ModelConfig& config, const Batch& batch) {
-  RETURN_IF_ERROR(ValidateStarts(batch));
-  if (batch.targets.size() != batch.tokens.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("batch.targets has ", batch.targets.size(),
-                                                   " entries for ", batch.tokens.size(),
-                                                   " tokens; give one each, -1 for none"));
-  }
-  for (size_t i = 0; i < batch.tokens.size(); ++i) {
-    const int32_t token = batch.tokens[i], target = batch.targets[i];
-    if (token < 0 || token >= config.vocabulary) {
-      return absl::InvalidArgumentError(absl::StrCat("batch.tokens[", i, "] is ", token,
-                                                     "; the vocabulary has ", config.vocabulary,
-                                                     " tokens"));
-    }
-    if (target < -1 || target >= config.vocabulary) {
-      return absl::InvalidArgumentError(absl::StrCat("batch.targets[", i, "] is ", target,
-                                                     "; it must be -1 or one of ",
-                                                     config.vocabulary, " tokens"));
-    }
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
-
 template <typename T>
 Pass<T> ModelImpl<T>::PackedPass(const Batch& batch) {
   positions_.resize(batch.tokens.size());
@@ -188,9 +149,7 @@ void ModelImpl<T>::RunHeadBackward(const Batch& batch, std::span<const T> dlogps
 template <typename T>
 absl::Status ModelImpl<T>::Forward(const Batch& batch, std::vector<T>* logps,
                                    std::vector<T>* entropies) {
-  absl::Status valid = ValidateBatch(config_, batch);
-  valid.Update(ValidateRoutes(batch));
-  RETURN_IF_ERROR(Agree(valid));
+  RETURN_IF_ERROR(Agree(ValidateBatch(config_, layout_, batch)));
   ClearRouteCounts();
   const Pass<T> pass = PackedPass(batch);
   RETURN_IF_ERROR(RunLayers(pass, batch.tokens, Keep::kNothing));
@@ -204,9 +163,7 @@ absl::Status ModelImpl<T>::Forward(const Batch& batch, std::vector<T>* logps,
 template <typename T>
 absl::Status ModelImpl<T>::ForwardBackward(const Batch& batch, const LossFunction& loss,
                                            T aux_scale) {
-  absl::Status valid = ValidateBatch(config_, batch);
-  valid.Update(ValidateRoutes(batch));
-  RETURN_IF_ERROR(Agree(valid));
+  RETURN_IF_ERROR(Agree(ValidateBatch(config_, layout_, batch)));
   ClearRouteCounts();
   aux_loss_ = 0;
   const Pass<T> pass = PackedPass(batch);

@@ -14,7 +14,7 @@ namespace espalier::model {
 template <typename T>
 struct FfnWeights {
   Parameter<T> gate, up, down;
-  bool present() const { return !gate.value.empty(); }
+  bool present() const { return !gate.shape.empty(); }
 };
 
 template <typename T>
@@ -38,17 +38,32 @@ struct Weights {
   Parameter<T> lm_head;  // absent with tied embeddings
   std::vector<LayerWeights<T>> layers;
 
-  Parameter<T>& head() { return lm_head.value.empty() ? embedding : lm_head; }
+  Parameter<T>& head() { return lm_head.shape.empty() ? embedding : lm_head; }
 };
 
-// Drawn from `seed` by name: the same for any rank count and placement.
+// Whether arrays for values and gradients are made along with names and shapes.
+enum class Storage { kNone, kArrays };
+
+// Names and shapes; values are zero, or absent with Storage::kNone.
+template <typename T>
+Weights<T> MakeShapes(const ModelConfig& config, const ExpertLayout& layout, int rank,
+                      Storage storage);
+
+// Fills value (made where it is absent) with the parameter's first values, drawn from `seed` by name: the same for any rank
+// count and placement. `layout` tells the router's rows.
+template <typename T>
+void DrawParameter(const ModelConfig& config, const ExpertLayout& layout, uint64_t seed,
+                   Parameter<T>& parameter);
+
+// MakeShapes with every parameter drawn, `pool` sharing the work.
 template <typename T>
 Weights<T> MakeWeights(const ModelConfig& config, const ExpertLayout& layout, int rank,
-                       uint64_t seed);
+                       uint64_t seed, base::ThreadPool& pool);
 
 // An expert with storage but no values: for one that arrives from another rank.
 template <typename T>
-std::unique_ptr<ExpertWeights<T>> MakeEmptyExpert(const ModelConfig& config, int layer, int id);
+std::unique_ptr<ExpertWeights<T>> MakeEmptyExpert(const ModelConfig& config, int layer, int id,
+                                                  Storage storage = Storage::kArrays);
 
 // Dense ones first, then experts by layer and id.
 template <typename T>

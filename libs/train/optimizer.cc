@@ -34,6 +34,7 @@ void ForTrained(const model::Parameter<float>& parameter, const Visit& visit) {
 Optimizer::Optimizer(model::Model<float>& model) : model_(model) { ParametersChanged(); }
 
 void Optimizer::ParametersChanged() {
+  if (model_.device_updates() != nullptr) return;
   parameters_ = model_.parameters();
   dense_count_ = 0;
   offsets_.clear();
@@ -45,14 +46,17 @@ void Optimizer::ParametersChanged() {
   reduced_.resize(model_.communicator().size() > 1 ? offset : 0);
 }
 
-void Optimizer::ResetMoments() {
+absl::Status Optimizer::ResetMoments() {
+  if (model::DeviceUpdates* device = model_.device_updates()) return device->ResetMoments();
   for (model::Parameter<float>* parameter : parameters_) {
     std::fill(parameter->moment1.begin(), parameter->moment1.end(), 0.0f);
     std::fill(parameter->moment2.begin(), parameter->moment2.end(), 0.0f);
   }
+  return absl::OkStatus();
 }
 
 absl::Status Optimizer::ReduceDense() {
+  if (model::DeviceUpdates* device = model_.device_updates()) return device->ReduceDense();
   if (reduced_.empty()) return absl::OkStatus();
   for (size_t i = 0; i < dense_count_; ++i) {
     std::memcpy(reduced_.data() + offsets_[i], parameters_[i]->grad.data(),
@@ -72,38 +76,43 @@ const float* Optimizer::GradientOf(size_t index) const {
   return parameters_[index]->grad.data();
 }
 
-double Optimizer::DenseSquaredNorm() const {
-  double total = 0;
-  for (size_t i = 0; i < dense_count_; ++i) {
-    total += kernels::SquaredNorm(GradientOf(i), parameters_[i]->size(), model_.thread_pool());
+absl::StatusOr<Optimizer::SquaredNorms> Optimizer::MeasureNorms() {
+  SquaredNorms norms;
+  if (model::DeviceUpdates* device = model_.device_updates()) {
+    RETURN_IF_ERROR(device->SquaredNorms(&norms.dense, &norms.experts));
+    return norms;
   }
-  return total;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    (i < dense_count_ ? norms.dense : norms.experts) +=
+        kernels::SquaredNorm(GradientOf(i), parameters_[i]->size(), model_.thread_pool());
+  }
+  return norms;
 }
 
-double Optimizer::ExpertSquaredNorm() const {
-  double total = 0;
-  for (size_t i = dense_count_; i < parameters_.size(); ++i) {
-    total += kernels::SquaredNorm(GradientOf(i), parameters_[i]->size(), model_.thread_pool());
-  }
-  return total;
-}
-
-void Optimizer::Apply(const v1::OptimizerSpec& spec, double learning_rate, uint64_t update,
-                      double gradient_scale) {
+absl::Status Optimizer::Apply(const v1::OptimizerSpec& spec, double learning_rate, uint64_t update,
+                              double gradient_scale) {
   const double count = static_cast<double>(update);
-  kernels::AdamWArgs<float> args;
-  args.lr = learning_rate;
-  args.beta1 = spec.beta1();
-  args.beta2 = spec.beta2();
-  args.eps = spec.epsilon();
-  args.correction1 = 1.0 - std::pow(args.beta1, count);
-  args.correction2 = 1.0 - std::pow(args.beta2, count);
-  args.grad_scale = gradient_scale;
+  const model::AdamWStep step{.lr = learning_rate,
+                              .beta1 = spec.beta1(),
+                              .beta2 = spec.beta2(),
+                              .eps = spec.epsilon(),
+                              .weight_decay = spec.weight_decay(),
+                              .correction1 = 1.0 - std::pow(spec.beta1(), count),
+                              .correction2 = 1.0 - std::pow(spec.beta2(), count),
+                              .grad_scale = gradient_scale};
+  if (model::DeviceUpdates* device = model_.device_updates()) return device->Apply(step);
+  kernels::AdamWArgs<float> args{.lr = step.lr,
+                                 .beta1 = step.beta1,
+                                 .beta2 = step.beta2,
+                                 .eps = step.eps,
+                                 .correction1 = step.correction1,
+                                 .correction2 = step.correction2,
+                                 .grad_scale = step.grad_scale};
   for (size_t i = 0; i < parameters_.size(); ++i) {
     model::Parameter<float>& parameter = *parameters_[i];
     parameter.moment1.resize(parameter.value.size());
     parameter.moment2.resize(parameter.value.size());
-    args.weight_decay = parameter.decay ? spec.weight_decay() : 0.0;
+    args.weight_decay = parameter.decay ? step.weight_decay : 0.0;
     ForTrained(parameter, [&](int64_t begin, int64_t count) {
       args.value = parameter.value.data() + begin;
       args.grad = GradientOf(i) + begin;
@@ -113,6 +122,7 @@ void Optimizer::Apply(const v1::OptimizerSpec& spec, double learning_rate, uint6
       kernels::AdamW(args, model_.thread_pool());
     });
   }
+  return absl::OkStatus();
 }
 
 double ClipScale(double norm, double clip_norm) {

@@ -6,11 +6,13 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "espalier/v1/run_spec.pb.h"
 #include "libs/model/model.h"
 
 namespace espalier::train {
 
+// Works on the parameters' own arrays, or hands each call to a model whose parameters live on a device.
 // Used in this order once per update: ReduceDense, then the norms, then Apply or nothing (a skipped
 // update). Moments live in the parameters, so they move and are saved with them. Not thread-safe.
 class Optimizer {
@@ -20,7 +22,7 @@ class Optimizer {
   // Parameters moved or went: call after every ApplyLayout.
   void ParametersChanged();
   // Every moment becomes zero, as at the start of a stage.
-  void ResetMoments();
+  absl::Status ResetMoments();
 
   // Sums the gradients of the dense parameters over all ranks, bucket by bucket through one flat
   // buffer. (collective)
@@ -28,13 +30,15 @@ class Optimizer {
 
   // Of the reduced dense gradients (equal on all ranks), and of the gradients of this rank's own
   // experts.
-  double DenseSquaredNorm() const;
-  double ExpertSquaredNorm() const;
+  struct SquaredNorms {
+    double dense = 0, experts = 0;
+  };
+  absl::StatusOr<SquaredNorms> MeasureNorms();
 
   // One AdamW step with every gradient multiplied by `gradient_scale`; rows of masked experts stay
   // as they are. `update` counts from 1 since ResetMoments.
-  void Apply(const v1::OptimizerSpec& spec, double learning_rate, uint64_t update,
-             double gradient_scale);
+  absl::Status Apply(const v1::OptimizerSpec& spec, double learning_rate, uint64_t update,
+                     double gradient_scale);
 
  private:
   const float* GradientOf(size_t index) const;

@@ -131,7 +131,7 @@ absl::StatusOr<bool> Run::RunStage() {
   state_.progress.updates = 0;
   if (spec.has_export_()) return false;
   // Each stage begins with an optimizer of its own; the checkpoint already holds it that way.
-  state_.optimizer->ResetMoments();
+  RETURN_IF_ERROR(state_.optimizer->ResetMoments());
   RETURN_IF_ERROR(checkpointer_.WriteOrReport());
   return false;
 }

@@ -40,7 +40,8 @@ absl::StatusOr<UpdateResult> RunUpdate(RunState& state, const UpdateRequest& req
   RETURN_IF_ERROR(state.optimizer->ReduceDense());
   Exchange exchange(state.communicator);
   const int loss = exchange.AddReal(local_loss);
-  const int expert_norm = exchange.AddReal(state.optimizer->ExpertSquaredNorm());
+  ASSIGN_OR_RETURN(const Optimizer::SquaredNorms norms, state.optimizer->MeasureNorms());
+  const int expert_norm = exchange.AddReal(norms.experts);
   const int sequence = exchange.AddMin(static_cast<int64_t>(LocalSequence(state)));
   const int tokens = exchange.AddSum(static_cast<int64_t>(request.batch->tokens.size()));
   state.loads.Pack(&exchange);
@@ -53,8 +54,7 @@ absl::StatusOr<UpdateResult> RunUpdate(RunState& state, const UpdateRequest& req
   result.tokens = exchange.Sum(tokens);
   // A gradient that is not finite makes the norm so: squares of finite floats cannot overflow a
   // double.
-  result.gradient_norm =
-      std::sqrt(state.optimizer->DenseSquaredNorm() + exchange.Total(expert_norm));
+  result.gradient_norm = std::sqrt(norms.dense + exchange.Total(expert_norm));
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.gradient_norm);
   const absl::Time optimizer_start = absl::Now();
   state.phases.set_gradient_sync_seconds(state.phases.gradient_sync_seconds() +
@@ -63,8 +63,9 @@ absl::StatusOr<UpdateResult> RunUpdate(RunState& state, const UpdateRequest& req
     CountSkip(state, result);
     return result;
   }
-  state.optimizer->Apply(*request.optimizer, request.learning_rate, ++state.progress.updates,
-                         ClipScale(result.gradient_norm, request.optimizer->clip_norm()));
+  RETURN_IF_ERROR(
+      state.optimizer->Apply(*request.optimizer, request.learning_rate, ++state.progress.updates,
+                             ClipScale(result.gradient_norm, request.optimizer->clip_norm())));
   state.phases.set_optimizer_seconds(state.phases.optimizer_seconds() +
                                      absl::ToDoubleSeconds(absl::Now() - optimizer_start));
   return result;

@@ -190,9 +190,10 @@ class Bench {
         1.0f));
     const double computed = Now();
     RETURN_IF_ERROR(optimizer_->ReduceDense());
-    const double norm = std::sqrt(optimizer_->DenseSquaredNorm() + optimizer_->ExpertSquaredNorm());
-    optimizer_->Apply(spec_, options_.learning_rate, ++updates_,
-                      train::ClipScale(norm, options_.clip_norm));
+    ASSIGN_OR_RETURN(const train::Optimizer::SquaredNorms norms, optimizer_->MeasureNorms());
+    RETURN_IF_ERROR(
+        optimizer_->Apply(spec_, options_.learning_rate, ++updates_,
+                          train::ClipScale(std::sqrt(norms.dense + norms.experts), options_.clip_norm)));
     const double end = Now();
     step_seconds_.push_back(end - start);
     optimizer_seconds_ += end - computed;

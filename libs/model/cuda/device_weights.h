@@ -1,0 +1,53 @@
+// DeviceWeights<T>: where every parameter of one rank lies on the device.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "libs/model/cuda/arena.h"
+#include "libs/model/weights.h"
+
+namespace espalier::model {
+
+// q, k and v, and gate and up, are one matrix each, so that one product makes them all.
+struct DeviceLayer {
+  Slice input_norm, qkv, o, post_norm;  // in the dense arena; qkv [(H+2G)*d, D], o [D, H*d]
+  Slice router;                         // [experts at first, D]; the rows of those alive come first
+  Slice dense_gate_up, dense_down;      // [2W, D], [D, W]; size 0 where there is none
+  int64_t dense_width = 0;
+  Slice gate_up, down;                  // in the layer's own arena: [held, 2F, D], [held, D, F]
+  int held = 0;                         // experts of this rank
+};
+
+template <typename T>
+struct DeviceWeights {
+  Arena<T> dense;
+  Slice embedding, lm_head, final_norm;  // lm_head is embedding when tied
+  std::vector<DeviceLayer> layers;
+  std::vector<Arena<T>> experts;  // by layer; empty for dense layers
+};
+
+// Places of all parameters of `shapes` (no values yet); everything is zero. `router_rows` rows of room for each router.
+template <typename T>
+absl::StatusOr<DeviceWeights<T>> PlaceWeights(const ModelConfig& config, const Weights<float>& shapes, cudaStream_t stream);
+
+// A layer's arena with room for `held` experts.
+template <typename T>
+absl::StatusOr<Arena<T>> MakeExpertArena(const ModelConfig& config, int held, DeviceLayer* places, cudaStream_t stream);
+
+// One host parameter and its place: elements [offset, offset + host->size()) of `arena`.
+template <typename T>
+struct Placed {
+  Parameter<float>* host = nullptr;
+  Arena<T>* arena = nullptr;
+  int64_t offset = 0;
+};
+
+// All parameters of `host`, in the order of ListParameters.
+template <typename T>
+std::vector<Placed<T>> ListPlaces(const ModelConfig& config, Weights<float>& host, DeviceWeights<T>& weights);
+
+}  // namespace espalier::model

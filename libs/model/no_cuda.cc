@@ -1,0 +1,21 @@
+// CreateModel of a build without CUDA.
+#include "libs/model/model.h"
+
+namespace espalier::model {
+
+absl::StatusOr<std::unique_ptr<Model<float>>> CreateModel(const ModelConfig& config,
+                                                          const ExpertLayout& layout,
+                                                          collective::Communicator* communicator,
+                                                          uint64_t seed,
+                                                          const ModelOptions& options) {
+  if (options.device == Device::kCuda) {
+    return absl::UnavailableError(
+        "this build has no CUDA: build where nvcc is found (cmake says \"CUDA: TRUE\"), or train with --device cpu");
+  }
+  if (options.precision != Precision::kFp32) {
+    return absl::InvalidArgumentError("precision bf16 needs --device cuda; CPUs train in fp32");
+  }
+  return Model<float>::Create(config, layout, communicator, seed, options.threads);
+}
+
+}  // namespace espalier::model
