@@ -201,12 +201,13 @@ absl::Status UseClientSecurity(const ClientSecurity& security) {
   return absl::OkStatus();
 }
 
+ClientSecurity UsedClientSecurity() {
+  std::lock_guard lock(client_mutex);
+  return Client();
+}
+
 std::shared_ptr<grpc::ChannelCredentials> MakeChannelCredentials(const std::string& address) {
-  ClientSecurity security;
-  {
-    std::lock_guard lock(client_mutex);
-    security = Client();
-  }
+  const ClientSecurity security = UsedClientSecurity();
   std::shared_ptr<grpc::ChannelCredentials> credentials;
   grpc_security_level least = GRPC_PRIVACY_AND_INTEGRITY;
   if (!security.authorities.empty()) {

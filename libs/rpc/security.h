@@ -33,6 +33,7 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(
 
 // Every channel that MakeChannel makes from now on. Call once in main, before the first channel.
 absl::Status UseClientSecurity(const ClientSecurity& security);
+ClientSecurity UsedClientSecurity();
 
 // Credentials of a channel to `address`, as UseClientSecurity said.
 std::shared_ptr<grpc::ChannelCredentials> MakeChannelCredentials(const std::string& address);

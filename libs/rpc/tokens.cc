@@ -16,6 +16,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "libs/base/status_macros.h"
 #include "libs/observe/log.h"
@@ -72,6 +73,15 @@ bool Allows(Role role, std::string_view path) {
   if (method == "CreateBackup" || method == "Attach") return false;
   if (role == Role::kSubmitter) return true;
   return Reads(method);
+}
+
+// "submitter, admin".
+std::string RolesThatMay(std::string_view path) {
+  std::vector<std::string> names;
+  for (const auto& [name, role] : kRoles) {
+    if (Allows(role, path)) names.push_back(name);
+  }
+  return absl::StrJoin(names, ", ");
 }
 
 std::string HashToken(std::string_view token) {
@@ -137,24 +147,29 @@ absl::Status TokenTable::Check(std::string_view header, std::string_view path,
   constexpr std::string_view kBearer = "Bearer ";
   if (header.empty()) {
     return absl::UnauthenticatedError(
-        "no token: send \"authorization: Bearer TOKEN\" (espalier: --token-file)");
+        "no token: send one as authorization: Bearer TOKEN (our programs: --token-file)");
   }
   if (!StartsWith(header, kBearer)) {
     return absl::UnauthenticatedError("authorization is not of the form \"Bearer TOKEN\"");
   }
   const auto found = by_hash_.find(HashToken(header.substr(kBearer.size())));
-  if (found == by_hash_.end()) return absl::UnauthenticatedError("unknown token");
+  if (found == by_hash_.end()) {
+    return absl::UnauthenticatedError(
+        "unknown token: send one whose line stands in the server's --tokens file (espalier token "
+        "new makes both)");
+  }
   const TokenEntry& entry = found->second;
   if (now >= entry.expires) {
     return absl::UnauthenticatedError(
         absl::StrCat("the token of ", entry.name, " expired at ",
                      absl::FormatTime(absl::RFC3339_sec, entry.expires, absl::UTCTimeZone()),
-                     "; ask for a new one"));
+                     "; ask for a new one (espalier token new)"));
   }
   if (!Allows(entry.role, path)) {
     return absl::PermissionDeniedError(absl::StrCat("the token of ", entry.name, " has the role ",
                                                     RoleName(entry.role), ", which may not call ",
-                                                    absl::string_view(path.data(), path.size())));
+                                                    absl::string_view(path.data(), path.size()),
+                                                    "; these may: ", RolesThatMay(path)));
   }
   return absl::OkStatus();
 }

@@ -24,6 +24,7 @@ std::optional<Role> FindRole(std::string_view name);
 // Whether `role` may call "/package.Service/Method". Health and reflection are open to every role;
 // an unknown service to admin alone.
 bool Allows(Role role, std::string_view path);
+std::string RolesThatMay(std::string_view path);
 
 // Lower-case hex SHA-256.
 std::string HashToken(std::string_view token);

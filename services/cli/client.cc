@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/util/json_util.h"
 #include "libs/observe/log.h"
+#include "libs/rpc/diagnosis.h"
 #include "libs/rpc/server.h"
 
 namespace espalier::cli {
@@ -66,8 +67,12 @@ absl::Status CallError(const grpc::Status& status, const std::string& service,
   switch (status.error_code()) {
     case grpc::StatusCode::UNAVAILABLE:
       return absl::UnavailableError(absl::StrCat("cannot reach the ", service, " at ", address,
-                                                 " — start it there, or name another with ", flag,
-                                                 " HOST:PORT"));
+                                                 " — ", rpc::WhyFailed(address, status), " (", flag,
+                                                 " HOST:PORT names another)"));
+    case grpc::StatusCode::UNAUTHENTICATED:
+      return absl::UnauthenticatedError(absl::StrCat("the ", service, " at ", address,
+                                                     " lets nobody in without a good token — ",
+                                                     status.error_message()));
     case grpc::StatusCode::DEADLINE_EXCEEDED:
       return absl::DeadlineExceededError(
           absl::StrCat("the ", service, " at ", address,

@@ -77,6 +77,8 @@ int Main(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // What gRPC would say of a failed connection is said in words of our own.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   espalier::observe::InitLogging("espalier");
   return Main(argc, argv);
 }

@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "google/protobuf/util/time_util.h"
 #include "libs/observe/log.h"
+#include "libs/rpc/diagnosis.h"
 #include "libs/rpc/server.h"
 
 namespace espalier::worker {
@@ -14,6 +15,8 @@ namespace {
 
 constexpr absl::Duration kRetryFirst = absl::Milliseconds(100);
 constexpr absl::Duration kRetryMax = absl::Seconds(2);
+// A cancel would hide why the coordinator ended the stream; it is waited for this long.
+constexpr absl::Duration kLastWords = absl::Milliseconds(500);
 constexpr absl::Duration kSayAwayEvery = absl::Seconds(5);
 
 }  // namespace
@@ -41,8 +44,9 @@ void FleetClient::StayAttached() {
     if (stopping()) return;
     if (absl::Now() - said >= kSayAwayEvery) {
       said = absl::Now();
-      LOG(WARNING) << "coordinator_away address=" << coordinator_
-                   << " effect=\"trying again; a running training goes on\"";
+      LOG(WARNING) << "coordinator_away address=" << coordinator_ << " cause=\""
+                   << rpc::WhyFailed(coordinator_, ended_)
+                   << "\" effect=\"trying again; a running training goes on\"";
     }
     Pause(pause);
     pause = std::min(pause * 2, kRetryMax);
@@ -65,8 +69,7 @@ bool FleetClient::Serve() {
 
 bool FleetClient::Converse(grpc::ClientContext& context, Stream& stream) {
   if (!SendHello(stream)) {
-    context.TryCancel();
-    stream.Finish();
+    ended_ = stream.Finish();
     return false;
   }
   std::thread reader([&] {
@@ -79,17 +82,22 @@ bool FleetClient::Converse(grpc::ClientContext& context, Stream& stream) {
   // A clean end tells the coordinator that this worker leaves; a broken stream gets no more words.
   if (stopping()) {
     stream.WritesDone();
-  } else {
+  } else if (!EndsByItself()) {
     context.TryCancel();
   }
   reader.join();
-  const grpc::Status status = stream.Finish();
+  ended_ = stream.Finish();
   absl::MutexLock lock(&mutex_);
   if (welcomed_ && !stopping_) {
     LOG(WARNING) << "stream_broken coordinator=" << coordinator_ << " cause=\""
-                 << status.error_message() << "\"";
+                 << ended_.error_message() << "\"";
   }
   return welcomed_;
+}
+
+bool FleetClient::EndsByItself() {
+  absl::MutexLock lock(&mutex_);
+  return mutex_.AwaitWithTimeout(absl::Condition(&broken_), kLastWords);
 }
 
 bool FleetClient::SendHello(Stream& stream) {

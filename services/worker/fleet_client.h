@@ -50,6 +50,8 @@ class FleetClient {
   bool Serve();
   bool Converse(grpc::ClientContext& context, Stream& stream);
   bool SendHello(Stream& stream);
+  // The reader has seen the end of the stream, or sees it soon.
+  bool EndsByItself();
   // Sends words and heartbeats until the stream breaks or Stop.
   void WriteLoop(Stream& stream);
   void Handle(const v1::AttachResponse& word);
@@ -63,6 +65,7 @@ class FleetClient {
   const WorkerIdentity identity_;
   const Assigned assigned_;
   const std::unique_ptr<v1::FleetService::Stub> stub_;
+  grpc::Status ended_;  // how the last stream ended; of the thread that is in Run
 
   mutable absl::Mutex mutex_;
   std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);  // shared with the trainer's thread

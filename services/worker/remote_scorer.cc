@@ -9,6 +9,7 @@
 #include "absl/synchronization/blocking_counter.h"
 #include "absl/time/clock.h"
 #include "libs/observe/log.h"
+#include "libs/rpc/diagnosis.h"
 #include "libs/rpc/server.h"
 
 namespace espalier::worker {
@@ -85,12 +86,12 @@ absl::StatusOr<std::vector<v1::ScoreBatchResponse>> RemoteScorer::Score(
     if (absl::Now() >= deadline) {
       return absl::UnavailableError(
           absl::StrCat("the reward service at ", address_, " did not answer for ",
-                       absl::FormatDuration(patience_), ": ", refused->error_message(),
+                       absl::FormatDuration(patience_), ": ", rpc::WhyFailed(address_, *refused),
                        "; start it, or give the worker another --reward"));
     }
     if (!said) {
       LOG(WARNING) << "reward_service_away address=" << address_ << " cause=\""
-                   << refused->error_message() << "\" effect=\"trying again\"";
+                   << rpc::WhyFailed(address_, *refused) << "\" effect=\"trying again\"";
       said = true;
     }
     absl::SleepFor(pause);
