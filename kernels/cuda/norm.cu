@@ -1,0 +1,235 @@
+// RMSNorm: forward a warp a row with the row in registers; backward a fixed grid whose blocks keep their share of the
+// weight's gradient in registers, then one pass over the shares.
+#include "kernels/cuda/norm.h"
+
+#include <algorithm>
+
+#include "kernels/cuda/element.cuh"
+
+namespace espalier::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+
+// kKept vectors a lane stay in registers between the two passes; 0: the row is read twice.
+template <typename T, int kV, int kKept>
+__global__ void __launch_bounds__(kThreads) ForwardKernel(RmsNormArgs<T> args) {
+  const int lane = threadIdx.x % 32;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  if (row >= args.rows) return;
+  const int vectors = static_cast<int>(args.width / kV);
+  const T* x = args.x + row * args.width;
+  T* y = args.y + row * args.width;
+  Pack<T, kV> kept[kKept > 0 ? kKept : 1];
+  float sum = 0;
+  const auto add = [&](const Pack<T, kV>& pack) {
+    float values[kV];
+    Unpack(pack, values);
+#pragma unroll
+    for (int i = 0; i < kV; ++i) sum += values[i] * values[i];
+  };
+  if constexpr (kKept > 0) {
+#pragma unroll
+    for (int j = 0; j < kKept; ++j) {
+      kept[j] = lane + 32 * j < vectors ? LoadPack<T, kV>(x + (lane + 32 * j) * kV) : ZeroPack<T, kV>();
+    }
+#pragma unroll
+    for (int j = 0; j < kKept; ++j) add(kept[j]);
+  } else {
+    for (int at = lane; at < vectors; at += 32) add(LoadPack<T, kV>(x + at * kV));
+  }
+  const float rstd = rsqrtf(WarpSum(sum) / static_cast<float>(args.width) + args.eps);
+  if (args.rstd != nullptr && lane == 0) args.rstd[row] = rstd;
+  const auto write = [&](int at, const Pack<T, kV>& pack) {
+    float values[kV], weight[kV];
+    Unpack(pack, values);
+    LoadFloats(args.weight + at * kV, weight);
+#pragma unroll
+    for (int i = 0; i < kV; ++i) values[i] = values[i] * rstd * weight[i];
+    StoreFloats(y + at * kV, values);
+  };
+  if constexpr (kKept > 0) {
+#pragma unroll
+    for (int j = 0; j < kKept; ++j) {
+      if (lane + 32 * j < vectors) write(lane + 32 * j, kept[j]);
+    }
+  } else {
+    for (int at = lane; at < vectors; at += 32) write(at, LoadPack<T, kV>(x + at * kV));
+  }
+}
+
+template <typename T, int kV, int kKept>
+cudaError_t LaunchForward(const RmsNormArgs<T>& args, cudaStream_t stream) {
+  ForwardKernel<T, kV, kKept><<<BlocksFor(args.rows, kWarps), kThreads, 0, stream>>>(args);
+  return cudaGetLastError();
+}
+
+// ---- backward
+
+constexpr int kRowsAtOnce = 4;        // rows that a thread has in flight
+constexpr int kBackwardThreads = 512;  // at most, in a block
+constexpr int kWideThreads = 256;      // what a block of several row groups aims at
+
+// Block (x, y): x is a column vector, y one of the groups that take kRowsAtOnce rows at a time.
+template <typename T>
+__global__ void __launch_bounds__(kBackwardThreads) BackwardKernel(RmsNormBackwardArgs<T> args) {
+  constexpr int kV = kVector<T>;
+  __shared__ float warp_dots[2][kBackwardThreads / 32][kRowsAtOnce];
+  __shared__ float shares[kBackwardThreads * kV];
+  const int64_t width = args.width;
+  const int column = threadIdx.x * kV;
+  const bool active = column < width;
+  const int thread = threadIdx.y * blockDim.x + threadIdx.x;
+  const int warps_x = blockDim.x / 32;
+  float weight[kV] = {}, dweight[kV] = {};
+  if (active) LoadFloats(args.weight + column, weight);
+
+  int phase = 0;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y * kRowsAtOnce;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.y * kRowsAtOnce; first < args.rows; first += step) {
+    const int64_t row0 = first + threadIdx.y * kRowsAtOnce;
+    Pack<T, kV> dy[kRowsAtOnce], x[kRowsAtOnce], residual[kRowsAtOnce];
+    float rstd[kRowsAtOnce];
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      const bool there = active && row0 + r < args.rows;
+      const int64_t at = (row0 + r) * width + column;
+      dy[r] = there ? LoadPack<T, kV>(args.dy + at) : ZeroPack<T, kV>();
+      x[r] = there ? LoadPack<T, kV>(args.x + at) : ZeroPack<T, kV>();
+      residual[r] = there && args.residual != nullptr ? LoadPack<T, kV>(args.residual + at) : ZeroPack<T, kV>();
+      rstd[r] = there ? args.rstd[row0 + r] : 0.0f;
+    }
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      float a[kV], b[kV], dot = 0;
+      Unpack(dy[r], a);
+      Unpack(x[r], b);
+#pragma unroll
+      for (int i = 0; i < kV; ++i) dot += a[i] * weight[i] * b[i];
+      dot = WarpSum(dot);
+      if (thread % 32 == 0) warp_dots[phase][thread / 32][r] = dot;
+    }
+    __syncthreads();  // two phases: the next round may write while this one is read
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      float dot = 0;
+      for (int warp = 0; warp < warps_x; ++warp) dot += warp_dots[phase][threadIdx.y * warps_x + warp][r];
+      const float mean = dot * rstd[r] * rstd[r] * rstd[r] / static_cast<float>(width);
+      float a[kV], b[kV], out[kV];
+      Unpack(dy[r], a);
+      Unpack(x[r], b);
+      Unpack(residual[r], out);
+#pragma unroll
+      for (int i = 0; i < kV; ++i) {
+        dweight[i] += a[i] * b[i] * rstd[r];
+        out[i] += a[i] * weight[i] * rstd[r] - b[i] * mean;
+      }
+      if (active && row0 + r < args.rows) StoreFloats(args.dx + (row0 + r) * width + column, out);
+    }
+    phase ^= 1;
+  }
+
+#pragma unroll
+  for (int i = 0; i < kV; ++i) shares[thread * kV + i] = dweight[i];
+  __syncthreads();
+  if (threadIdx.y != 0 || !active) return;
+  for (int group = 1; group < static_cast<int>(blockDim.y); ++group) {
+#pragma unroll
+    for (int i = 0; i < kV; ++i) dweight[i] += shares[(group * blockDim.x + threadIdx.x) * kV + i];
+  }
+  StoreFloats(args.partials + blockIdx.x * width + column, dweight);
+}
+
+// Any width: a block a row, read twice; the block's share lies in `partials`, each column with one thread.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) BackwardAnyKernel(RmsNormBackwardArgs<T> args) {
+  __shared__ float shared[kWarps];
+  const int64_t width = args.width;
+  float* share = args.partials + blockIdx.x * width;
+  for (int64_t i = threadIdx.x; i < width; i += kThreads) share[i] = 0;
+  for (int64_t row = blockIdx.x; row < args.rows; row += gridDim.x) {
+    const T* dy = args.dy + row * width;
+    const T* x = args.x + row * width;
+    float dot = 0;
+    for (int64_t i = threadIdx.x; i < width; i += kThreads) dot += ToFloat(dy[i]) * ToFloat(args.weight[i]) * ToFloat(x[i]);
+    dot = BlockSum<kThreads>(dot, shared);
+    const float rstd = args.rstd[row];
+    const float mean = dot * rstd * rstd * rstd / static_cast<float>(width);
+    for (int64_t i = threadIdx.x; i < width; i += kThreads) {
+      const float a = ToFloat(dy[i]), b = ToFloat(x[i]);
+      const float residual = args.residual != nullptr ? ToFloat(args.residual[row * width + i]) : 0.0f;
+      share[i] += a * b * rstd;
+      args.dx[row * width + i] = FromFloat<T>(residual + (a * ToFloat(args.weight[i]) * rstd - b * mean));
+    }
+  }
+}
+
+constexpr int kFinishColumns = 32, kFinishGroups = 8;
+
+template <typename T>
+__global__ void __launch_bounds__(kFinishColumns* kFinishGroups)
+    FinishKernel(const float* partials, int shares, int64_t width, bool accumulate, T* dweight) {
+  __shared__ float sums[kFinishGroups][kFinishColumns];
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kFinishColumns + threadIdx.x;
+  float sum = 0;
+  if (column < width) {
+#pragma unroll 4
+    for (int share = threadIdx.y; share < shares; share += kFinishGroups) sum += partials[share * width + column];
+  }
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y != 0 || column >= width) return;
+  for (int group = 1; group < kFinishGroups; ++group) sum += sums[group][threadIdx.x];
+  dweight[column] = FromFloat<T>(accumulate ? ToFloat(dweight[column]) + sum : sum);
+}
+
+}  // namespace
+
+template <typename T>
+cudaError_t RmsNorm(const RmsNormArgs<T>& args, cudaStream_t stream) {
+  constexpr int kV = kVector<T>;
+  if (args.rows == 0 || args.width == 0) return cudaSuccess;
+  if (args.width % kV != 0 || !Aligned16({args.x, args.y, args.weight})) return LaunchForward<T, 1, 0>(args, stream);
+  const int64_t per_lane = (args.width / kV + 31) / 32;
+  if (per_lane <= 1) return LaunchForward<T, kV, 1>(args, stream);
+  if (per_lane <= 3) return LaunchForward<T, kV, 3>(args, stream);
+  if (per_lane <= 8) return LaunchForward<T, kV, 8>(args, stream);
+  if (per_lane <= 16) return LaunchForward<T, kV, 16>(args, stream);
+  return LaunchForward<T, kV, 0>(args, stream);
+}
+
+template <typename T>
+cudaError_t RmsNormBackward(const RmsNormBackwardArgs<T>& args, cudaStream_t stream) {
+  constexpr int kV = kVector<T>;
+  if (args.width == 0) return cudaSuccess;
+  if (args.rows == 0) {
+    return args.accumulate ? cudaSuccess : cudaMemsetAsync(args.dweight, 0, args.width * sizeof(T), stream);
+  }
+  const int64_t vectors = args.width / kV;
+  const bool fast = args.width % kV == 0 && vectors <= kBackwardThreads &&
+                    Aligned16({args.dy, args.x, args.weight, args.residual, args.dx, args.partials});
+  unsigned shares;
+  if (fast) {
+    const unsigned columns = static_cast<unsigned>((vectors + 31) / 32 * 32);
+    const unsigned groups = std::max(1u, kWideThreads / columns);
+    shares = std::min<unsigned>(kNormPartials, BlocksFor(args.rows, groups * kRowsAtOnce));
+    BackwardKernel<T><<<shares, dim3(columns, groups), 0, stream>>>(args);
+  } else {
+    shares = static_cast<unsigned>(std::min<int64_t>(kNormPartials, args.rows));
+    BackwardAnyKernel<T><<<shares, kThreads, 0, stream>>>(args);
+  }
+  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
+  FinishKernel<T><<<BlocksFor(args.width, kFinishColumns), dim3(kFinishColumns, kFinishGroups), 0, stream>>>(
+      args.partials, static_cast<int>(shares), args.width, args.accumulate, args.dweight);
+  return cudaGetLastError();
+}
+
+#define ESPALIER_INSTANTIATE(T)                                           \
+  template cudaError_t RmsNorm<T>(const RmsNormArgs<T>&, cudaStream_t); \
+  template cudaError_t RmsNormBackward<T>(const RmsNormBackwardArgs<T>&, cudaStream_t);
+ESPALIER_INSTANTIATE(float)
+ESPALIER_INSTANTIATE(__nv_bfloat16)
+#undef ESPALIER_INSTANTIATE
+
+}  // namespace espalier::kernels::cuda
