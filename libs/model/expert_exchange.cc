@@ -110,5 +110,6 @@ absl::Status ExpertExchange<T>::FromExperts(const T* groups, T* slots, int64_t w
 
 template class ExpertExchange<float>;
 template class ExpertExchange<double>;
+template class ExpertExchange<std::byte>;
 
 }  // namespace espalier::model

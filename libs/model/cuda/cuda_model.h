@@ -1,0 +1,188 @@
+// CudaModel<T>: the Model of one rank on an NVIDIA GPU. T is what products read: __nv_bfloat16 with fp32 masters, or float. Its methods are
+// spread over create.cc, pass.cc, attention.cc, feed_forward.cc, head.cc, generate.cc, layout.cc and updates.cc.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/cuda/attention_cudnn.h"
+#include "kernels/cuda/matmul.h"
+#include "kernels/cuda/router.h"
+#include "kernels/cuda/runtime.h"
+#include "libs/base/status_macros.h"
+#include "libs/model/cuda/activations.h"
+#include "libs/model/cuda/device_weights.h"
+#include "libs/model/cuda/event_timeline.h"
+#include "libs/model/cuda/exchange.h"
+#include "libs/model/model.h"
+
+namespace espalier::model {
+
+// Everything is enqueued on one stream; the host waits for it where it needs a number: log-probabilities, norms, samples.
+template <typename T>
+class CudaModel final : public Model<float>, public DeviceUpdates {
+ public:
+  static absl::StatusOr<std::unique_ptr<Model<float>>> Create(const ModelConfig& config, const ExpertLayout& layout,
+                                                              collective::Communicator* communicator, uint64_t seed,
+                                                              const ModelOptions& options);
+
+  const ModelConfig& config() const override { return config_; }
+  const ExpertLayout& layout() const override { return layout_; }
+  collective::Communicator& communicator() override { return *communicator_; }
+  std::vector<Parameter<float>*> parameters() override { return ListParameters(host_); }
+  int64_t TotalParameters() const override;
+  absl::Status Forward(const Batch& batch, std::vector<float>* logps, std::vector<float>* entropies) override;
+  absl::Status ForwardBackward(const Batch& batch, const LossFunction& loss, float aux_scale) override;
+  void ZeroGradients() override { gradients_clear_ = true; }
+  const std::vector<LayerRouteCounts>& route_counts() const override { return route_counts_; }
+  void MeasureOutputNorms(bool on) override { measure_norms_ = on; }
+  const std::vector<LayerOutputNorms>& output_norms() const override { return output_norms_; }
+  absl::StatusOr<std::vector<Sample>> Generate(std::span<const std::vector<int32_t>> prompts,
+                                               std::span<const uint64_t> streams,
+                                               const SampleOptions& options) override;
+  absl::StatusOr<int64_t> ApplyLayout(const ExpertLayout& layout) override;
+  std::vector<float>& selection_bias(int layer) override { return host_.layers[layer].selection_bias; }
+  float aux_loss() const override { return aux_loss_; }
+  base::ThreadPool& thread_pool() override { return pool_; }
+  PhaseSeconds& phase_seconds() override { return seconds_; }
+  absl::Status FetchParameters() override;
+  absl::Status StoreParameters() override;
+  void DropParameters() override;
+  DeviceUpdates* device_updates() override { return this; }
+  int64_t device_bytes() const override { return kernels::cuda::DeviceBytes(); }
+
+  absl::Status ReduceDense() override;
+  absl::Status SquaredNorms(double* dense, double* experts) override;
+  absl::Status Apply(const AdamWStep& step) override;
+  absl::Status ResetMoments() override;
+
+ private:
+  enum class Keep { kAllLayers, kNothing };
+  using Product = kernels::Product;
+
+  CudaModel(const ModelConfig& config, const ExpertLayout& layout, collective::Communicator* communicator,
+            const ModelOptions& options)
+      : config_(config), layout_(layout), communicator_(communicator), options_(options), pool_(options.threads) {}
+  absl::Status SetUp(uint64_t seed);
+  // Exchanges, counters and device tables that follow from the layout.
+  absl::Status TakeLayout();
+
+  CudaActivations<T>& activations(int layer, Keep keep) {
+    return activations_[keep == Keep::kAllLayers ? layer : 0];
+  }
+  int experts(int layer) const { return static_cast<int>(layout_.layers[layer].ids.size()); }
+  int64_t q_width() const { return int64_t{config_.heads} * config_.head_dim; }
+  int64_t qkv_width() const { return q_width() + 2 * int64_t{config_.kv_heads} * config_.head_dim; }
+  int32_t* counts(int layer) const { return counts_.data() + int64_t{layer} * config_.experts; }
+  int64_t* norm_sums(int layer) const { return norm_sums_.data() + int64_t{layer} * config_.experts; }
+
+  // y [rows, out] = x [rows, in] W^T (+ addend); W at `weight` in the dense arena.
+  absl::Status Linear(const T* x, const Slice& weight, T* y, int64_t rows, int64_t out, int64_t in, const T* addend = nullptr);
+  // dx [rows, in] = dy [rows, out] W (+ dx), and the weight's gradient is written.
+  absl::Status LinearBackward(const T* dy, const T* x, const Slice& weight, T* dx, int64_t rows, int64_t out, int64_t in,
+                              bool add);
+
+  // pass.cc
+  template <typename U>
+  absl::Status Upload(std::span<const U> values, Buffer<U>& device);
+  absl::StatusOr<CudaPass<T>> PackedPass(const Batch& batch);
+  AttentionWay ChooseWay(std::span<const int64_t> starts, kernels::cuda::AttentionShape* shape);
+  absl::Status PlanPadding(std::span<const int64_t> starts, CudaPass<T>& pass);
+  absl::Status ReserveRope(int64_t positions);
+  absl::Status UploadTables();
+  absl::Status RunLayers(const CudaPass<T>& pass, std::span<const int32_t> tokens, Keep keep);
+  absl::Status RunLayersBackward(const CudaPass<T>& pass, std::span<const int32_t> tokens, float aux_scale);
+  absl::Status EmbeddingGradient(std::span<const int32_t> tokens, const T* dx);
+  absl::Status GiveRoutes(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
+  absl::Status TakeRoutes(const CudaPass<T>& pass, int layer, const CudaActivations<T>& act);
+  // Route counts, output norms and the auxiliary loss of a pass to the host. Waits for the stream.
+  absl::Status FetchCounts();
+  absl::Status ClearGradients();
+
+  // attention.cc
+  absl::Status AttentionForward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
+  absl::Status AttentionBackward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, T* dx);
+  absl::Status Attend(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
+  absl::Status AttendBackward(const CudaPass<T>& pass, CudaActivations<T>& act, const T* dattended, T* dqkv);
+  kernels::cuda::AttentionArgs<T> PlainArgs(const CudaPass<T>& pass, const CudaActivations<T>& act) const;
+
+  // feed_forward.cc
+  absl::Status FeedForwardForward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, T* x_out);
+  absl::Status FeedForwardBackward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, T* dx, float aux_scale);
+  absl::Status DenseForward(int64_t tokens, int layer, CudaActivations<T>& act, const T* residual, T* x_out);
+  absl::Status DenseBackward(int64_t tokens, int layer, CudaActivations<T>& act, const T* dx, T* dh2, bool add);
+  absl::Status Route(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
+  absl::Status MoeForward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* residual, T* x_out);
+  absl::Status MoeBackward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* dx, T* dh2, float aux_scale);
+  kernels::cuda::RouterArgs RouterArgsOf(int layer, const CudaActivations<T>& act, int64_t tokens) const;
+  absl::Status ExpertProduct(int layer, Product product, const T* a, const Slice& weights, T* c, int64_t n, int64_t k);
+  absl::Status ExpertGradient(int layer, const T* a, const T* b, const Slice& weights, int64_t m, int64_t n);
+
+  // head.cc
+  absl::Status RunHead(const Batch& batch, bool keep_logits, std::span<float> logps, std::span<float> entropies);
+  absl::Status RunHeadBackward(const Batch& batch, std::span<const float> dlogps);
+  absl::Status LogitsOf(const T* hidden, int64_t rows);
+
+  // generate.cc
+  absl::Status SampleRows(std::span<const int32_t> rows, std::span<const double> uniform, double temperature,
+                          std::span<int32_t> tokens, std::span<float> logps);
+
+  // layout.cc
+  absl::Status ShrinkRouter(int layer, const std::vector<int>& kept);
+  // Bytes of one expert on the wire: value, moment1 and moment2 of its three projections in fp32.
+  int64_t ExpertBytes() const { return 3 * config_.ExpertParams() * static_cast<int64_t>(sizeof(float)); }
+  absl::Status PackExpert(int layer, int place, std::byte* to);
+  absl::Status UnpackExpert(int layer, int place, const std::byte* from);
+
+  const ModelConfig config_;
+  ExpertLayout layout_;
+  collective::Communicator* const communicator_;
+  const ModelOptions options_;
+  base::ThreadPool pool_;
+  kernels::cuda::DeviceInfo device_;
+  kernels::cuda::Stream stream_owner_;
+  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<EventTimeline> timeline_;
+  std::unique_ptr<kernels::cuda::Matmul> matmul_;
+  std::unique_ptr<kernels::cuda::CudnnAttention> attention_;  // bf16 only
+
+  Weights<float> host_;  // names and shapes; arrays only between Fetch and Drop
+  DeviceWeights<T> weights_;
+  std::vector<CudaExchange> exchanges_;  // by layer; unused for dense layers
+  ExchangeStaging staging_;
+  bool gradients_clear_ = true;  // ForwardBackward writes gradients; false: it would have to add
+
+  // Tables of all layers, [layers, experts at first] each.
+  Buffer<float> bias_;
+  Buffer<uint8_t> masked_;
+  Buffer<int32_t> group_of_, counts_;
+  Buffer<int64_t> norm_sums_;
+  std::vector<float> bias_sent_;
+  Buffer<float> aux_sum_;
+  Buffer<float> rope_cos_, rope_sin_;
+  int64_t rope_positions_ = 0;
+
+  std::vector<CudaActivations<T>> activations_;
+  CudaScratch<T> scratch_;
+  Buffer<int32_t> tokens_, positions_, first_of_, last_of_, pad_source_, pad_place_, cache_rows_, cache_positions_, lengths_;
+  Buffer<int32_t> embed_distinct_, embed_starts_, embed_order_;
+  Buffer<T> last_x_, hidden_, dhidden_, dx_;
+  Buffer<float> last_rstd_;
+  std::vector<int32_t> head_rows_;
+  bool head_all_rows_ = false, logits_kept_ = false;
+  Buffer<int32_t> head_index_, head_targets_, head_place_;
+  Buffer<T> head_hidden_, head_dhidden_, logits_;
+  Buffer<float> head_logp_, head_entropy_, head_lse_, head_dlogp_;
+  Buffer<double> uniform_, norm_partials_, norms_;
+  Buffer<int32_t> drawn_;
+  Buffer<float> drawn_logp_;
+
+  std::vector<LayerRouteCounts> route_counts_;
+  bool measure_norms_ = false;
+  std::vector<LayerOutputNorms> output_norms_;
+  float aux_loss_ = 0;
+  PhaseSeconds seconds_;
+};
+
+}  // namespace espalier::model

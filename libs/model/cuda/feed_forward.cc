@@ -1,0 +1,353 @@
+// The second half of a layer on the device: routing, exchange, experts and combination; the dense SwiGLU of dense layers and shared experts.
+// A row's gate is applied between the two products of its expert, so that coming back is a plain sum.
+#include <algorithm>
+
+#include "kernels/cuda/grouped.h"
+#include "kernels/cuda/norm.h"
+#include "kernels/cuda/permute.h"
+#include "kernels/cuda/router.h"
+#include "kernels/cuda/swiglu.h"
+#include "libs/model/cuda/cuda_model.h"
+
+namespace espalier::model {
+
+template <typename T>
+absl::Status CudaModel<T>::DenseForward(int64_t tokens, int layer, CudaActivations<T>& act,
+                                        const T* residual, T* x_out) {
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.experts));
+  const DeviceLayer& places = weights_.layers[layer];
+  const int64_t inner = places.dense_width, width = config_.width;
+  RETURN_IF_ERROR(act.dense_gate_up.Reserve(tokens * 2 * inner));
+  RETURN_IF_ERROR(act.dense_h.Reserve(tokens * inner));
+  RETURN_IF_ERROR(Linear(act.h2.data(), places.dense_gate_up, act.dense_gate_up.data(), tokens,
+                         2 * inner, width));
+  RETURN_IF_CUDA_ERROR(kernels::cuda::Swiglu<T>(act.dense_gate_up.data(), nullptr,
+                                                act.dense_h.data(), tokens, inner, stream_));
+  return Linear(act.dense_h.data(), places.dense_down, x_out, tokens, width, inner, residual);
+}
+
+template <typename T>
+absl::Status CudaModel<T>::DenseBackward(int64_t tokens, int layer, CudaActivations<T>& act,
+                                         const T* dx, T* dh2, bool add) {
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.experts));
+  const DeviceLayer& places = weights_.layers[layer];
+  const int64_t inner = places.dense_width, width = config_.width;
+  RETURN_IF_ERROR(scratch_.inner.Reserve(tokens * inner));
+  RETURN_IF_ERROR(LinearBackward(dx, act.dense_h.data(), places.dense_down, scratch_.inner.data(),
+                                 tokens, width, inner, false));
+  RETURN_IF_CUDA_ERROR(kernels::cuda::SwigluBackward<T>({.gate_up = act.dense_gate_up.data(),
+                                                         .dh = scratch_.inner.data(),
+                                                         .dgate_up = act.dense_gate_up.data(),
+                                                         .rows = tokens,
+                                                         .inner = inner},
+                                                        stream_));
+  return LinearBackward(act.dense_gate_up.data(), act.h2.data(), places.dense_gate_up, dh2, tokens,
+                        2 * inner, width, add);
+}
+
+template <typename T>
+kernels::cuda::RouterArgs CudaModel<T>::RouterArgsOf(int layer, const CudaActivations<T>& act,
+                                                     int64_t tokens) const {
+  const int64_t at = int64_t{layer} * config_.experts;
+  return {.score = config_.router == RouterKind::kSoftmax ? kernels::RouterScore::kSoftmax
+                                                          : kernels::RouterScore::kSigmoid,
+          .normalize = config_.normalize_top_k,
+          .scaling = static_cast<float>(config_.routed_scaling),
+          .scores = act.scores.data(),
+          .bias = bias_.data() + at,
+          .masked = masked_.data() + at,
+          .choice = act.choice.data(),
+          .weight = act.weight.data(),
+          .tokens = tokens,
+          .experts = experts(layer),
+          .top_k = config_.top_k,
+          .choice_given = act.choice_given};
+}
+
+// Scores, choices, weights and slots of this rank's tokens.
+template <typename T>
+absl::Status CudaModel<T>::Route(const CudaPass<T>& pass, int layer, CudaActivations<T>& act) {
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.router));
+  const int64_t n = pass.tokens, slots = n * config_.top_k;
+  const int alive = experts(layer);
+  RETURN_IF_ERROR(act.scores.Reserve(n * alive));
+  RETURN_IF_ERROR(act.choice.Reserve(slots));
+  RETURN_IF_ERROR(act.weight.Reserve(slots));
+  RETURN_IF_ERROR(act.slot.Reserve(slots));
+  RETURN_IF_ERROR(act.token_of.Reserve(slots));
+  RETURN_IF_ERROR(act.offsets.Reserve(alive + 1));
+  RETURN_IF_ERROR(scratch_.plan.Reserve(kernels::cuda::PlanSlotsScratch(n, alive)));
+  RETURN_IF_ERROR(matmul_->Run(
+      kernels::cuda::MatmulArgs<T, float>{.product = Product::kNT,
+                                          .a = act.h2.data(),
+                                          .b = weights_.dense.value(weights_.layers[layer].router),
+                                          .d = act.scores.data(),
+                                          .m = n,
+                                          .n = alive,
+                                          .k = config_.width},
+      stream_));
+  RETURN_IF_CUDA_ERROR(kernels::cuda::Router(RouterArgsOf(layer, act, n), stream_));
+  RETURN_IF_CUDA_ERROR(
+      kernels::cuda::PlanSlots({.choice = act.choice.data(),
+                                .group_of = group_of_.data() + int64_t{layer} * config_.experts,
+                                .counts = counts(layer),
+                                .offsets = act.offsets.data(),
+                                .slot = act.slot.data(),
+                                .token_of = act.token_of.data(),
+                                .scratch = scratch_.plan.data(),
+                                .tokens = n,
+                                .top_k = config_.top_k,
+                                .experts = alive},
+                               stream_));
+  if (config_.aux_loss == 0) return absl::OkStatus();
+  RETURN_IF_ERROR(scratch_.aux_partials.Reserve(int64_t{kernels::cuda::kAuxPartials} * alive));
+  RETURN_IF_CUDA_ERROR(kernels::cuda::AddAuxiliaryLoss(RouterArgsOf(layer, act, n), counts(layer),
+                                                       scratch_.aux_partials.data(),
+                                                       aux_sum_.data(), stream_));
+  return absl::OkStatus();
+}
+
+// c = a W_g^T (kNT) or a W_g (kNN) for the rows of each expert g held here.
+template <typename T>
+absl::Status CudaModel<T>::ExpertProduct(int layer, Product product, const T* a,
+                                         const Slice& weights, T* c, int64_t n, int64_t k) {
+  const CudaExchange& exchange = exchanges_[layer];
+  RETURN_IF_CUDA_ERROR(
+      kernels::cuda::GroupedMatmul<T>({.product = product,
+                                       .offsets = exchange.offsets(),
+                                       .groups = weights_.layers[layer].held,
+                                       .rows_max = exchange.rows(),
+                                       .a = a,
+                                       .b = weights_.experts[layer].value(weights),
+                                       .c = c,
+                                       .n = n,
+                                       .k = k},
+                                      stream_));
+  return absl::OkStatus();
+}
+
+template <typename T>
+absl::Status CudaModel<T>::ExpertGradient(int layer, const T* a, const T* b, const Slice& weights,
+                                          int64_t m, int64_t n) {
+  const CudaExchange& exchange = exchanges_[layer];
+  RETURN_IF_CUDA_ERROR(
+      kernels::cuda::GroupedGradient<T>({.offsets = exchange.offsets(),
+                                         .groups = weights_.layers[layer].held,
+                                         .rows_max = exchange.rows(),
+                                         .a = a,
+                                         .b = b,
+                                         .c = weights_.experts[layer].gradient(weights),
+                                         .m = m,
+                                         .n = n},
+                                        stream_));
+  return absl::OkStatus();
+}
+
+template <typename T>
+absl::Status CudaModel<T>::MoeForward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act,
+                                      const T* residual, T* x_out) {
+  const int64_t n = pass.tokens, width = config_.width, inner = config_.expert_width,
+                slots = n * config_.top_k;
+  const DeviceLayer& places = weights_.layers[layer];
+  CudaExchange& exchange = exchanges_[layer];
+  RETURN_IF_ERROR(Route(pass, layer, act));
+
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.dispatch));
+  RETURN_IF_ERROR(exchange.Plan(act.offsets.data(), slots, stream_));
+  const int64_t rows = exchange.rows();
+  RETURN_IF_ERROR(act.expert_in.Reserve(rows * width));
+  RETURN_IF_ERROR(act.row_weight.Reserve(rows));
+  if (exchange.single()) {
+    RETURN_IF_CUDA_ERROR(kernels::cuda::GatherRows<T>(act.h2.data(), act.token_of.data(),
+                                                      act.expert_in.data(), rows, width, stream_));
+    RETURN_IF_CUDA_ERROR(kernels::cuda::WeightsToSlots(act.weight.data(), act.slot.data(),
+                                                       act.row_weight.data(), slots, stream_));
+  } else {
+    RETURN_IF_ERROR(scratch_.more_rows.Reserve(slots * width));
+    RETURN_IF_ERROR(scratch_.slot_weight.Reserve(slots));
+    RETURN_IF_CUDA_ERROR(kernels::cuda::GatherRows<T>(act.h2.data(), act.token_of.data(),
+                                                      scratch_.more_rows.data(), slots, width,
+                                                      stream_));
+    RETURN_IF_CUDA_ERROR(kernels::cuda::WeightsToSlots(act.weight.data(), act.slot.data(),
+                                                       scratch_.slot_weight.data(), slots, stream_));
+    RETURN_IF_ERROR(exchange.ToExperts(scratch_.more_rows.data(), act.expert_in.data(),
+                                       width * static_cast<int64_t>(sizeof(T)), staging_, stream_));
+    RETURN_IF_ERROR(exchange.ToExperts(scratch_.slot_weight.data(), act.row_weight.data(),
+                                       sizeof(float), staging_, stream_));
+  }
+
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.experts));
+  RETURN_IF_ERROR(act.gate_up.Reserve(rows * 2 * inner));
+  RETURN_IF_ERROR(act.h.Reserve(rows * inner));
+  RETURN_IF_ERROR(scratch_.rows.Reserve(std::max(rows, slots) * width));
+  RETURN_IF_ERROR(ExpertProduct(layer, Product::kNT, act.expert_in.data(), places.gate_up,
+                                act.gate_up.data(), 2 * inner, width));
+  RETURN_IF_CUDA_ERROR(kernels::cuda::Swiglu<T>(act.gate_up.data(), act.row_weight.data(),
+                                                act.h.data(), rows, inner, stream_));
+  T* out = scratch_.rows.data();
+  RETURN_IF_ERROR(ExpertProduct(layer, Product::kNT, act.h.data(), places.down, out, width, inner));
+
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.combine));
+  if (!exchange.single()) {
+    RETURN_IF_ERROR(exchange.FromExperts(out, scratch_.more_rows.data(),
+                                         width * static_cast<int64_t>(sizeof(T)), staging_, stream_));
+    out = scratch_.more_rows.data();
+  }
+  if (measure_norms_) {
+    RETURN_IF_CUDA_ERROR(kernels::cuda::AddOutputNorms<T>(
+        out, act.slot.data(), act.choice.data(), slots, width, norm_sums(layer), stream_));
+  }
+  RETURN_IF_CUDA_ERROR(kernels::cuda::SumSlots<T>({.rows = out,
+                                                   .slot = act.slot.data(),
+                                                   .residual = residual,
+                                                   .out = x_out,
+                                                   .tokens = n,
+                                                   .width = width,
+                                                   .top_k = config_.top_k},
+                                                  stream_));
+  return absl::OkStatus();
+}
+
+// Writes the gradient through experts and router to dh2.
+template <typename T>
+absl::Status CudaModel<T>::MoeBackward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act,
+                                       const T* dx, T* dh2, float aux_scale) {
+  const int64_t n = pass.tokens, width = config_.width, inner = config_.expert_width,
+                slots = n * config_.top_k, row_bytes = width * static_cast<int64_t>(sizeof(T));
+  const DeviceLayer& places = weights_.layers[layer];
+  CudaExchange& exchange = exchanges_[layer];
+  const int64_t rows = exchange.rows();
+  const int alive = experts(layer);
+
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.dispatch));
+  RETURN_IF_ERROR(scratch_.rows.Reserve(std::max(rows, slots) * width));
+  RETURN_IF_ERROR(scratch_.drow_weight.Reserve(std::max(rows, slots)));
+  RETURN_IF_ERROR(scratch_.dweight.Reserve(slots));
+  RETURN_IF_ERROR(scratch_.inner.Reserve(rows * inner));
+  RETURN_IF_ERROR(scratch_.dlogits.Reserve(n * alive));
+  T* dout = scratch_.rows.data();
+  if (exchange.single()) {
+    RETURN_IF_CUDA_ERROR(
+        kernels::cuda::GatherRows<T>(dx, act.token_of.data(), dout, rows, width, stream_));
+  } else {
+    RETURN_IF_ERROR(scratch_.more_rows.Reserve(slots * width));
+    RETURN_IF_ERROR(scratch_.slot_weight.Reserve(slots));
+    RETURN_IF_CUDA_ERROR(kernels::cuda::GatherRows<T>(
+        dx, act.token_of.data(), scratch_.more_rows.data(), slots, width, stream_));
+    RETURN_IF_ERROR(
+        exchange.ToExperts(scratch_.more_rows.data(), dout, row_bytes, staging_, stream_));
+  }
+
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.experts));
+  RETURN_IF_ERROR(ExpertProduct(layer, Product::kNN, dout, places.down, scratch_.inner.data(), inner,
+                                width));
+  RETURN_IF_ERROR(ExpertGradient(layer, dout, act.h.data(), places.down, width, inner));
+  T* dgate_up = act.gate_up.data();
+  RETURN_IF_CUDA_ERROR(
+      kernels::cuda::SwigluBackward<T>({.gate_up = act.gate_up.data(),
+                                        .row_weight = act.row_weight.data(),
+                                        .dh = scratch_.inner.data(),
+                                        .dgate_up = dgate_up,
+                                        .drow_weight = scratch_.drow_weight.data(),
+                                        .rows = rows,
+                                        .inner = inner},
+                                       stream_));
+  RETURN_IF_ERROR(
+      ExpertGradient(layer, dgate_up, act.expert_in.data(), places.gate_up, 2 * inner, width));
+  T* din = scratch_.rows.data();  // dout is used up
+  RETURN_IF_ERROR(
+      ExpertProduct(layer, Product::kNN, dgate_up, places.gate_up, din, width, 2 * inner));
+
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.combine));
+  const float* slot_dweight = scratch_.drow_weight.data();
+  if (!exchange.single()) {
+    RETURN_IF_ERROR(
+        exchange.FromExperts(din, scratch_.more_rows.data(), row_bytes, staging_, stream_));
+    din = scratch_.more_rows.data();
+    RETURN_IF_ERROR(exchange.FromExperts(scratch_.drow_weight.data(), scratch_.slot_weight.data(),
+                                         sizeof(float), staging_, stream_));
+    slot_dweight = scratch_.slot_weight.data();
+  }
+  RETURN_IF_CUDA_ERROR(kernels::cuda::SumSlots<T>({.rows = din,
+                                                   .slot = act.slot.data(),
+                                                   .out = dh2,
+                                                   .tokens = n,
+                                                   .width = width,
+                                                   .top_k = config_.top_k},
+                                                  stream_));
+
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.router));
+  RETURN_IF_CUDA_ERROR(kernels::cuda::WeightsFromSlots(slot_dweight, act.slot.data(),
+                                                       scratch_.dweight.data(), slots, stream_));
+  RETURN_IF_CUDA_ERROR(
+      kernels::cuda::RouterBackward<T>({.forward = RouterArgsOf(layer, act, n),
+                                        .dweight = scratch_.dweight.data(),
+                                        .dlogits = scratch_.dlogits.data(),
+                                        .aux_scale = aux_scale,
+                                        .route_counts = counts(layer)},
+                                       stream_));
+  return LinearBackward(scratch_.dlogits.data(), act.h2.data(), places.router, dh2, n, alive, width,
+                        /*add=*/true);
+}
+
+template <typename T>
+absl::Status CudaModel<T>::FeedForwardForward(const CudaPass<T>& pass, int layer,
+                                              CudaActivations<T>& act, T* x_out) {
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.combine));
+  const DeviceLayer& places = weights_.layers[layer];
+  const int64_t n = pass.tokens, width = config_.width;
+  RETURN_IF_ERROR(act.h2.Reserve(n * width));
+  RETURN_IF_ERROR(act.rstd2.Reserve(n));
+  RETURN_IF_CUDA_ERROR(
+      kernels::cuda::RmsNorm<T>({.x = act.x_mid.data(),
+                                 .weight = weights_.dense.value(places.post_norm),
+                                 .y = act.h2.data(),
+                                 .rstd = act.rstd2.data(),
+                                 .rows = n,
+                                 .width = width,
+                                 .eps = static_cast<float>(config_.rms_eps)},
+                                stream_));
+  const T* residual = act.x_mid.data();
+  if (places.dense_width > 0) {
+    RETURN_IF_ERROR(DenseForward(n, layer, act, residual, x_out));
+    residual = x_out;
+  }
+  return config_.IsMoe(layer) ? MoeForward(pass, layer, act, residual, x_out) : absl::OkStatus();
+}
+
+template <typename T>
+absl::Status CudaModel<T>::FeedForwardBackward(const CudaPass<T>& pass, int layer,
+                                               CudaActivations<T>& act, T* dx, float aux_scale) {
+  const DeviceLayer& places = weights_.layers[layer];
+  const int64_t n = pass.tokens, width = config_.width;
+  RETURN_IF_ERROR(scratch_.dh.Reserve(n * width));
+  T* dh2 = scratch_.dh.data();
+  const bool moe = config_.IsMoe(layer);
+  if (moe) RETURN_IF_ERROR(MoeBackward(pass, layer, act, dx, dh2, aux_scale));
+  if (places.dense_width > 0) RETURN_IF_ERROR(DenseBackward(n, layer, act, dx, dh2, /*add=*/moe));
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.combine));
+  RETURN_IF_CUDA_ERROR(kernels::cuda::RmsNormBackward<T>(
+      {.dy = dh2,
+       .x = act.x_mid.data(),
+       .weight = weights_.dense.value(places.post_norm),
+       .rstd = act.rstd2.data(),
+       .residual = dx,
+       .dx = dx,
+       .dweight = weights_.dense.gradient(places.post_norm),
+       .partials = scratch_.norm_partials.data(),
+       .rows = n,
+       .width = width},
+      stream_));
+  return absl::OkStatus();
+}
+
+#define ESPALIER_INSTANTIATE(T)                                                                  \
+  template absl::Status CudaModel<T>::FeedForwardForward(const CudaPass<T>&, int,                \
+                                                         CudaActivations<T>&, T*);               \
+  template absl::Status CudaModel<T>::FeedForwardBackward(const CudaPass<T>&, int,               \
+                                                          CudaActivations<T>&, T*, float);
+ESPALIER_INSTANTIATE(float)
+ESPALIER_INSTANTIATE(__nv_bfloat16)
+#undef ESPALIER_INSTANTIATE
+
+}  // namespace espalier::model

@@ -1,0 +1,248 @@
+// ApplyLayout on the device: a layer whose experts change gets an arena of the new size, what stays is copied over, what moves goes
+// through the host with its moments, and the old memory is freed. Also the way of all parameters to the host and back.
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cuda/adamw.h"
+#include "libs/model/batch.h"
+#include "libs/model/cuda/cuda_model.h"
+#include "libs/model/layout_change.h"
+
+namespace espalier::model {
+
+// The three fp32 arrays of one expert's two matrices, gate_up then down: value, moment1, moment2 of each.
+template <typename T>
+absl::Status CudaModel<T>::PackExpert(int layer, int place, std::byte* to) {
+  const DeviceLayer& places = weights_.layers[layer];
+  const Arena<T>& arena = weights_.experts[layer];
+  const int64_t matrix = int64_t{config_.expert_width} * config_.width;
+  for (const Slice& slice : {Slice{places.gate_up.offset + place * 2 * matrix, 2 * matrix},
+                             Slice{places.down.offset + place * matrix, matrix}}) {
+    for (const float* array : {arena.master(slice), arena.moment1(slice), arena.moment2(slice)}) {
+      RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(to, array, slice.size * sizeof(float),
+                                           cudaMemcpyDeviceToHost, stream_));
+      to += slice.size * sizeof(float);
+    }
+  }
+  return absl::OkStatus();
+}
+
+template <typename T>
+absl::Status CudaModel<T>::UnpackExpert(int layer, int place, const std::byte* from) {
+  const DeviceLayer& places = weights_.layers[layer];
+  const Arena<T>& arena = weights_.experts[layer];
+  const int64_t matrix = int64_t{config_.expert_width} * config_.width;
+  for (const Slice& slice : {Slice{places.gate_up.offset + place * 2 * matrix, 2 * matrix},
+                             Slice{places.down.offset + place * matrix, matrix}}) {
+    for (float* array : {arena.master(slice), arena.moment1(slice), arena.moment2(slice)}) {
+      RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(array, from, slice.size * sizeof(float),
+                                           cudaMemcpyHostToDevice, stream_));
+      from += slice.size * sizeof(float);
+    }
+    if constexpr (Arena<T>::kMasters) {
+      RETURN_IF_CUDA_ERROR(kernels::cuda::RoundTo<T>(arena.master(slice), arena.value(slice),
+                                                     slice.size, stream_));
+    }
+  }
+  return absl::OkStatus();
+}
+
+template <typename T>
+absl::Status CudaModel<T>::ShrinkRouter(int layer, const std::vector<int>& kept) {
+  const Slice& router = weights_.layers[layer].router;
+  Arena<T>& arena = weights_.dense;
+  const int64_t width = config_.width;
+  // Rows only move up, one after the other: no row is overwritten before it was read.
+  for (size_t row = 0; row < kept.size(); ++row) {
+    if (kept[row] == static_cast<int>(row)) continue;
+    const Slice to{router.offset + static_cast<int64_t>(row) * width, width};
+    const Slice from{router.offset + kept[row] * width, width};
+    const auto move = [&](auto* target, const auto* source) {
+      return cudaMemcpyAsync(target, source, width * sizeof(*source), cudaMemcpyDeviceToDevice,
+                             stream_);
+    };
+    if (Arena<T>::kMasters) RETURN_IF_CUDA_ERROR(move(arena.value(to), arena.value(from)));
+    RETURN_IF_CUDA_ERROR(move(arena.master(to), arena.master(from)));
+    RETURN_IF_CUDA_ERROR(move(arena.moment1(to), arena.moment1(from)));
+    RETURN_IF_CUDA_ERROR(move(arena.moment2(to), arena.moment2(from)));
+  }
+  // What stands behind the rows alive must not show in norms over the whole arena.
+  const Slice rest{router.offset + static_cast<int64_t>(kept.size()) * width,
+                   router.size - static_cast<int64_t>(kept.size()) * width};
+  RETURN_IF_CUDA_ERROR(
+      cudaMemsetAsync(arena.gradient(rest), 0, rest.size * sizeof(T), stream_));
+  LayerWeights<float>& host = host_.layers[layer];
+  host.router.shape[0] = static_cast<int64_t>(kept.size());
+  std::vector<float> bias;
+  for (const int row : kept) bias.push_back(host.selection_bias[row]);
+  host.selection_bias = std::move(bias);
+  return absl::OkStatus();
+}
+
+template <typename T>
+absl::StatusOr<int64_t> CudaModel<T>::ApplyLayout(const ExpertLayout& layout) {
+  absl::Status valid = ValidateLayout(config_, layout, communicator_->size());
+  if (valid.ok()) valid = ValidateSurvivors(layout_, layout);
+  RETURN_IF_ERROR(AgreeOnInput(*communicator_, valid));
+
+  const int ranks = communicator_->size(), me = communicator_->rank();
+  const std::vector<ExpertMove> moves = ListMoves(layout_, layout);
+  const auto place_of = [&](int layer, int id) {
+    const auto& held = host_.layers[layer].experts;
+    return static_cast<int>(std::find_if(held.begin(), held.end(),
+                                         [id](const auto& expert) { return expert->id == id; }) -
+                            held.begin());
+  };
+  std::vector<int64_t> send_bytes(ranks, 0), recv_bytes(ranks, 0);
+  for (const ExpertMove& move : moves) {
+    if (move.from == me) send_bytes[move.to] += ExpertBytes();
+    if (move.to == me) recv_bytes[move.from] += ExpertBytes();
+  }
+  int64_t sent = 0, received = 0;
+  for (int rank = 0; rank < ranks; ++rank) {
+    sent += send_bytes[rank];
+    received += recv_bytes[rank];
+  }
+  std::vector<std::byte> send(sent), recv(received);
+  std::byte* at = send.data();
+  for (int rank = 0; rank < ranks; ++rank) {
+    for (const ExpertMove& move : moves) {
+      if (move.from != me || move.to != rank) continue;
+      RETURN_IF_ERROR(PackExpert(move.layer, place_of(move.layer, move.id), at));
+      at += ExpertBytes();
+    }
+  }
+  RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
+  if (ranks > 1) {
+    RETURN_IF_ERROR(
+        communicator_->AllToAllV(send, send_bytes, std::span<std::byte>(recv), recv_bytes));
+  }
+
+  // Where each arrival stands in `recv`: by source rank, then in order of the moves.
+  const auto arrival = [&](int layer, int id) -> const std::byte* {
+    const std::byte* from = recv.data();
+    for (int rank = 0; rank < ranks; ++rank) {
+      for (const ExpertMove& move : moves) {
+        if (move.from != rank || move.to != me) continue;
+        if (move.layer == layer && move.id == id) return from;
+        from += ExpertBytes();
+      }
+    }
+    return nullptr;
+  };
+  const int64_t matrix = int64_t{config_.expert_width} * config_.width;
+  for (int layer = config_.dense_layers; layer < config_.layers; ++layer) {
+    const LayerLayout& after = layout.layers[layer];
+    LayerWeights<float>& host = host_.layers[layer];
+    std::vector<int> ids;
+    for (size_t i = 0; i < after.ids.size(); ++i) {
+      if (after.ranks[i] == me) ids.push_back(after.ids[i]);
+    }
+    const bool same = ids.size() == host.experts.size() &&
+                      std::equal(ids.begin(), ids.end(), host.experts.begin(),
+                                 [](int id, const auto& expert) { return expert->id == id; });
+    if (!same) {
+      const DeviceLayer before = weights_.layers[layer];
+      Arena<T> old = std::move(weights_.experts[layer]);
+      ASSIGN_OR_RETURN(weights_.experts[layer],
+                       MakeExpertArena<T>(config_, static_cast<int>(ids.size()),
+                                          &weights_.layers[layer], stream_));
+      const DeviceLayer& now = weights_.layers[layer];
+      std::vector<std::unique_ptr<ExpertWeights<float>>> held;
+      for (size_t i = 0; i < ids.size(); ++i) {
+        const int place = static_cast<int>(i);
+        held.push_back(MakeEmptyExpert<float>(config_, layer, ids[i], Storage::kNone));
+        const int was = place_of(layer, ids[i]);
+        if (was == static_cast<int>(host.experts.size())) {
+          RETURN_IF_ERROR(UnpackExpert(layer, place, arrival(layer, ids[i])));
+          continue;
+        }
+        const Arena<T>& arena = weights_.experts[layer];
+        for (const auto& [from, to] :
+             {std::pair(Slice{before.gate_up.offset + was * 2 * matrix, 2 * matrix},
+                        Slice{now.gate_up.offset + place * 2 * matrix, 2 * matrix}),
+              std::pair(Slice{before.down.offset + was * matrix, matrix},
+                        Slice{now.down.offset + place * matrix, matrix})}) {
+          const auto copy = [&](auto* target, const auto* source) {
+            return cudaMemcpyAsync(target, source, from.size * sizeof(*source),
+                                   cudaMemcpyDeviceToDevice, stream_);
+          };
+          if (Arena<T>::kMasters) RETURN_IF_CUDA_ERROR(copy(arena.value(to), old.value(from)));
+          RETURN_IF_CUDA_ERROR(copy(arena.master(to), old.master(from)));
+          RETURN_IF_CUDA_ERROR(copy(arena.moment1(to), old.moment1(from)));
+          RETURN_IF_CUDA_ERROR(copy(arena.moment2(to), old.moment2(from)));
+        }
+      }
+      host.experts = std::move(held);
+      // `recv` and the old arena are read until here.
+      RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
+    }
+    RETURN_IF_ERROR(ShrinkRouter(layer, KeptRows(layout_.layers[layer], after)));
+  }
+  layout_ = layout;
+  RETURN_IF_ERROR(TakeLayout());
+  return sent;
+}
+
+template <typename T>
+absl::Status CudaModel<T>::FetchParameters() {
+  for (const Placed<T>& place : ListPlaces(config_, host_, weights_)) {
+    const Slice slice{place.offset, place.host->size()};
+    const std::pair<std::vector<float>*, const float*> arrays[] = {
+        {&place.host->value, place.arena->master(slice)},
+        {&place.host->moment1, place.arena->moment1(slice)},
+        {&place.host->moment2, place.arena->moment2(slice)}};
+    for (const auto& [to, from] : arrays) {
+      to->resize(slice.size);
+      RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(to->data(), from, slice.size * sizeof(float),
+                                           cudaMemcpyDeviceToHost, stream_));
+    }
+  }
+  RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
+  return absl::OkStatus();
+}
+
+template <typename T>
+absl::Status CudaModel<T>::StoreParameters() {
+  for (const Placed<T>& place : ListPlaces(config_, host_, weights_)) {
+    const Slice slice{place.offset, place.host->size()};
+    const std::pair<const std::vector<float>*, float*> arrays[] = {
+        {&place.host->value, place.arena->master(slice)},
+        {&place.host->moment1, place.arena->moment1(slice)},
+        {&place.host->moment2, place.arena->moment2(slice)}};
+    for (const auto& [from, to] : arrays) {
+      if (from->empty()) {
+        RETURN_IF_CUDA_ERROR(cudaMemsetAsync(to, 0, slice.size * sizeof(float), stream_));
+      } else {
+        RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(to, from->data(), slice.size * sizeof(float),
+                                             cudaMemcpyHostToDevice, stream_));
+      }
+    }
+    if constexpr (Arena<T>::kMasters) {
+      RETURN_IF_CUDA_ERROR(kernels::cuda::RoundTo<T>(
+          place.arena->master(slice), place.arena->value(slice), slice.size, stream_));
+    }
+  }
+  RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
+  return absl::OkStatus();
+}
+
+template <typename T>
+void CudaModel<T>::DropParameters() {
+  for (Parameter<float>* parameter : parameters()) {
+    parameter->value = {};
+    parameter->moment1 = {};
+    parameter->moment2 = {};
+  }
+}
+
+#define ESPALIER_INSTANTIATE(T)                                                                  \
+  template absl::StatusOr<int64_t> CudaModel<T>::ApplyLayout(const ExpertLayout&);               \
+  template absl::Status CudaModel<T>::FetchParameters();                                         \
+  template absl::Status CudaModel<T>::StoreParameters();                                         \
+  template void CudaModel<T>::DropParameters();
+ESPALIER_INSTANTIATE(float)
+ESPALIER_INSTANTIATE(__nv_bfloat16)
+#undef ESPALIER_INSTANTIATE
+
+}  // namespace espalier::model
