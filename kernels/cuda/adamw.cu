@@ -1,6 +1,5 @@
 // AdamW and squared norms over flat arrays: bound by memory, so one pass of 16-byte accesses.
 #include "kernels/cuda/adamw.h"
-
 #include "kernels/cuda/element.cuh"
 
 namespace espalier::kernels::cuda {
@@ -10,7 +9,8 @@ constexpr int kThreads = 256;
 
 // `write_value`: value is another array than master.
 template <typename T, int kV>
-__device__ __forceinline__ void Step(const AdamWArgs<T>& args, int64_t at, bool skipped, bool write_value) {
+__device__ __forceinline__ void Step(const AdamWArgs<T>& args, int64_t at, bool skipped,
+                                     bool write_value) {
   float grad[kV], master[kV], moment1[kV], moment2[kV];
   LoadFloats(args.grad + at, grad);
   LoadFloats(args.master + at, master);
@@ -23,7 +23,8 @@ __device__ __forceinline__ void Step(const AdamWArgs<T>& args, int64_t at, bool 
     const float g = grad[i] * args.grad_scale;
     moment1[i] = args.beta1 * moment1[i] + (1.0f - args.beta1) * g;
     moment2[i] = args.beta2 * moment2[i] + (1.0f - args.beta2) * g * g;
-    master[i] -= args.lr * (moment1[i] * inverse1 / (sqrtf(moment2[i] * inverse2) + args.eps) + args.weight_decay * master[i]);
+    master[i] -= args.lr * (moment1[i] * inverse1 / (sqrtf(moment2[i] * inverse2) + args.eps) +
+                            args.weight_decay * master[i]);
   }
   StoreFloats(args.moment1 + at, moment1);
   StoreFloats(args.moment2 + at, moment2);
@@ -53,7 +54,8 @@ __global__ void __launch_bounds__(kThreads) SquaresKernel(const T* x, int64_t n,
     Pack<T, kV> kept[kNormUnroll];
 #pragma unroll
     for (int u = 0; u < kNormUnroll; ++u) {
-      kept[u] = first + u * step < packs ? LoadPack<T, kV>(x + (first + u * step) * kV) : ZeroPack<T, kV>();
+      kept[u] = first + u * step < packs ? LoadPack<T, kV>(x + (first + u * step) * kV)
+                                         : ZeroPack<T, kV>();
     }
 #pragma unroll
     for (int u = 0; u < kNormUnroll; ++u) {
@@ -87,7 +89,8 @@ __global__ void __launch_bounds__(kThreads) ConvertKernel(const From* from, To* 
     LoadFloats(from + pack * kV, values);
     StoreFloats(to + pack * kV, values);
   }
-  if (const int64_t rest = packs * kV + pack; rest < n) to[rest] = FromFloat<To>(ToFloat(from[rest]));
+  if (const int64_t rest = packs * kV + pack; rest < n)
+    to[rest] = FromFloat<To>(ToFloat(from[rest]));
 }
 
 template <typename From, typename To>
@@ -108,9 +111,11 @@ template <typename T>
 cudaError_t AdamW(const AdamWArgs<T>& args, cudaStream_t stream) {
   constexpr int kV = kVector<T>;
   if (args.n == 0) return cudaSuccess;
-  const bool write_value = static_cast<const void*>(args.value) != static_cast<const void*>(args.master);
+  const bool write_value =
+      static_cast<const void*>(args.value) != static_cast<const void*>(args.master);
   if (Aligned16({args.master, args.grad, args.moment1, args.moment2, args.value})) {
-    AdamWKernel<T, kV><<<BlocksFor(args.n, kThreads * kV), kThreads, 0, stream>>>(args, write_value);
+    AdamWKernel<T, kV>
+        <<<BlocksFor(args.n, kThreads * kV), kThreads, 0, stream>>>(args, write_value);
   } else {
     AdamWKernel<T, 1><<<BlocksFor(args.n, kThreads), kThreads, 0, stream>>>(args, write_value);
   }
@@ -139,10 +144,10 @@ cudaError_t Widen(const T* value, float* out, int64_t n, cudaStream_t stream) {
   return Convert(value, out, n, stream);
 }
 
-#define ESPALIER_INSTANTIATE(T)                                                                     \
-  template cudaError_t AdamW<T>(const AdamWArgs<T>&, cudaStream_t);                               \
-  template cudaError_t SquaredNorm<T>(const T*, int64_t, double*, double*, cudaStream_t);         \
-  template cudaError_t RoundTo<T>(const float*, T*, int64_t, cudaStream_t);                       \
+#define ESPALIER_INSTANTIATE(T)                                                           \
+  template cudaError_t AdamW<T>(const AdamWArgs<T>&, cudaStream_t);                       \
+  template cudaError_t SquaredNorm<T>(const T*, int64_t, double*, double*, cudaStream_t); \
+  template cudaError_t RoundTo<T>(const float*, T*, int64_t, cudaStream_t);               \
   template cudaError_t Widen<T>(const T*, float*, int64_t, cudaStream_t);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(__nv_bfloat16)

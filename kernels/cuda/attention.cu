@@ -1,14 +1,14 @@
-// Causal attention, plain tiles: a block has kTile queries of a head and goes over their keys with a running maximum, so
-// that scores never leave the chip.
+// Causal attention, plain tiles: a block has kTile queries of a head and goes over their keys with
+// a running maximum, so that scores never leave the chip.
 #include "kernels/cuda/attention.h"
-
 #include "kernels/cuda/attention_tiles.cuh"
 
 namespace espalier::kernels::cuda {
 namespace {
 
 template <typename T, typename Tiles>
-__global__ void __launch_bounds__(kAttentionThreads) ForwardKernel(AttentionArgs<T> args, float scale, bool vector) {
+__global__ void __launch_bounds__(kAttentionThreads, 2)
+    ForwardKernel(AttentionArgs<T> args, float scale, bool vector) {
   constexpr int kRows = Tiles::kRows, kColumns = Tiles::kColumns, kTile = 16 * kRows;
   extern __shared__ float4 shared[];
   float* const q = reinterpret_cast<float*>(shared);
@@ -51,7 +51,8 @@ __global__ void __launch_bounds__(kAttentionThreads) ForwardKernel(AttentionArgs
         largest = fmaxf(largest, s[r][c]);
       }
       largest = fmaxf(max[r], RowMax(largest));
-      const float base = largest == -INFINITY ? 0.0f : largest;  // nothing seen yet: every exponential is 0
+      const float base =
+          largest == -INFINITY ? 0.0f : largest;  // nothing seen yet: every exponential is 0
       const float factor = Exp<T>(max[r] - base);
       float added = 0;
 #pragma unroll
@@ -76,10 +77,12 @@ __global__ void __launch_bounds__(kAttentionThreads) ForwardKernel(AttentionArgs
   for (int r = 0; r < kRows; ++r) {
     const int query = first + ty * kRows + r;
     factor[r] = 1.0f / sum[r];
-    if (tx == 0 && query < last) args.lse[static_cast<int64_t>(query) * args.heads + head] = max[r] + logf(sum[r]);
+    if (tx == 0 && query < last)
+      args.lse[static_cast<int64_t>(query) * args.heads + head] = max[r] + logf(sum[r]);
   }
   const int64_t stride = static_cast<int64_t>(args.heads) * d;
-  Tiles::Store(out, factor, tx, ty, first, last, d, stride, args.out + static_cast<int64_t>(head) * d);
+  Tiles::Store(out, factor, tx, ty, first, last, d, stride,
+               args.out + static_cast<int64_t>(head) * d);
 }
 
 }  // namespace
@@ -92,14 +95,16 @@ cudaError_t Attention(const AttentionArgs<T>& args, cudaStream_t stream) {
   }
   if (args.tokens == 0) return cudaSuccess;
   constexpr int kV = kVector<T>;
-  const bool vector = args.head_dim % kV == 0 && args.q_stride % kV == 0 && args.kv_stride % kV == 0 &&
-                      Aligned16({args.q, args.k, args.v});
+  const bool vector = args.head_dim % kV == 0 && args.q_stride % kV == 0 &&
+                      args.kv_stride % kV == 0 && Aligned16({args.q, args.k, args.v});
   const float scale = 1.0f / sqrtf(static_cast<float>(args.head_dim));
   return WithTile(args.head_dim, [&](auto tiles) {
     using Tiles = decltype(tiles);
-    constexpr int kBytes = static_cast<int>(sizeof(float)) * (2 * Tiles::kFloats + Tiles::kScoreFloats);
+    constexpr int kBytes =
+        static_cast<int>(sizeof(float)) * (2 * Tiles::kFloats + Tiles::kScoreFloats);
     const auto kernel = ForwardKernel<T, Tiles>;
-    if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+    if (const cudaError_t error =
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
         error != cudaSuccess) {
       return error;
     }

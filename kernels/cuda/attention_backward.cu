@@ -1,6 +1,6 @@
-// Gradient of causal attention, plain tiles. One kernel twice: blocks that own queries sum dq over keys, blocks that own
-// keys sum dk and dv over queries and the query heads of their key head. Scores are computed in both, and nothing is added
-// by two blocks.
+// Gradient of causal attention, plain tiles. One kernel twice: blocks that own queries sum dq over
+// keys, blocks that own keys sum dk and dv over queries and the query heads of their key head.
+// Scores are computed in both, and nothing is added by two blocks.
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_tiles.cuh"
 
@@ -14,7 +14,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
   const int64_t at = static_cast<int64_t>(blockIdx.x) * (kAttentionThreads / 32) + threadIdx.x / 32;
   if (at >= count) return;
   float sum = 0;
-  for (int i = threadIdx.x % 32; i < head_dim; i += 32) sum += ToFloat(dout[at * head_dim + i]) * ToFloat(out[at * head_dim + i]);
+  for (int i = threadIdx.x % 32; i < head_dim; i += 32)
+    sum += ToFloat(dout[at * head_dim + i]) * ToFloat(out[at * head_dim + i]);
   sum = WarpSum(sum);
   if (threadIdx.x % 32 == 0) delta[at] = sum;
 }
@@ -25,18 +26,20 @@ struct Query {
   float lse = 0, delta = 0;
 };
 template <typename T>
-__device__ __forceinline__ Query QueryAt(const AttentionBackwardArgs<T>& args, int query, int end, int head) {
+__device__ __forceinline__ Query QueryAt(const AttentionBackwardArgs<T>& args, int query, int end,
+                                         int head) {
   if (query >= end) return {};
   const int64_t at = static_cast<int64_t>(query) * args.forward.heads + head;
   return {args.forward.first_of[query], args.forward.lse[at], args.delta[at]};
 }
 
 template <typename T, typename Tiles, bool kOwnKeys>
-__global__ void __launch_bounds__(kAttentionThreads, 1) BackwardKernel(AttentionBackwardArgs<T> args, float scale, bool vector) {
+__global__ void __launch_bounds__(kAttentionThreads, 1)
+    BackwardKernel(AttentionBackwardArgs<T> args, float scale, bool vector) {
   constexpr int kRows = Tiles::kRows, kColumns = Tiles::kColumns, kTile = 16 * kRows;
   extern __shared__ float4 shared[];
   float* const own1 = reinterpret_cast<float*>(shared);  // queries, or keys
-  float* const own2 = own1 + Tiles::kFloats;              // dout, or values
+  float* const own2 = own1 + Tiles::kFloats;             // dout, or values
   float* const other1 = own2 + Tiles::kFloats;
   float* const other2 = other1 + Tiles::kFloats;
   float* const scores = other2 + Tiles::kFloats;
@@ -62,14 +65,16 @@ __global__ void __launch_bounds__(kAttentionThreads, 1) BackwardKernel(Attention
     Tiles::Load(f.v + kv_offset, f.kv_stride, first, last, d, vector, own2);
   } else {
     Tiles::Load(f.q + static_cast<int64_t>(head0) * d, f.q_stride, first, last, d, vector, own1);
-    Tiles::Load(args.dout + static_cast<int64_t>(head0) * d, out_stride, first, last, d, vector, own2);
+    Tiles::Load(args.dout + static_cast<int64_t>(head0) * d, out_stride, first, last, d, vector,
+                own2);
   }
 
   for (int head = head0; head < head0 + (kOwnKeys ? group : 1); ++head) {
     Query queries[kRows];  // of the rows, or of the columns
     if constexpr (!kOwnKeys) {
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) queries[r] = QueryAt(args, first + ty * kRows + r, last, head);
+      for (int r = 0; r < kRows; ++r)
+        queries[r] = QueryAt(args, first + ty * kRows + r, last, head);
     }
     const int64_t q_offset = static_cast<int64_t>(head) * d;
     for (int other0 = other_begin; other0 < other_end; other0 += kTile) {
@@ -78,7 +83,8 @@ __global__ void __launch_bounds__(kAttentionThreads, 1) BackwardKernel(Attention
         Tiles::Load(f.q + q_offset, f.q_stride, other0, other_end, d, vector, other1);
         Tiles::Load(args.dout + q_offset, out_stride, other0, other_end, d, vector, other2);
 #pragma unroll
-        for (int c = 0; c < kRows; ++c) queries[c] = QueryAt(args, other0 + tx + 16 * c, other_end, head);
+        for (int c = 0; c < kRows; ++c)
+          queries[c] = QueryAt(args, other0 + tx + 16 * c, other_end, head);
       } else {
         Tiles::Load(f.k + kv_offset, f.kv_stride, other0, other_end, d, vector, other1);
         Tiles::Load(f.v + kv_offset, f.kv_stride, other0, other_end, d, vector, other2);
@@ -120,20 +126,26 @@ __global__ void __launch_bounds__(kAttentionThreads, 1) BackwardKernel(Attention
     Tiles::Store(sum1, factor, tx, ty, first, last, d, f.kv_stride, args.dk + kv_offset);
     Tiles::Store(sum2, one, tx, ty, first, last, d, f.kv_stride, args.dv + kv_offset);
   } else {
-    Tiles::Store(sum1, factor, tx, ty, first, last, d, f.q_stride, args.dq + static_cast<int64_t>(head0) * d);
+    Tiles::Store(sum1, factor, tx, ty, first, last, d, f.q_stride,
+                 args.dq + static_cast<int64_t>(head0) * d);
   }
 }
 
 template <typename T, typename Tiles, bool kOwnKeys>
-cudaError_t Launch(const AttentionBackwardArgs<T>& args, float scale, bool vector, cudaStream_t stream) {
-  constexpr int kBytes = static_cast<int>(sizeof(float)) * (4 * Tiles::kFloats + Tiles::kScoreFloats);
-  static_assert(kBytes <= 163 * 1024, "more shared memory than the smallest of our devices gives a block");
+cudaError_t Launch(const AttentionBackwardArgs<T>& args, float scale, bool vector,
+                   cudaStream_t stream) {
+  constexpr int kBytes =
+      static_cast<int>(sizeof(float)) * (4 * Tiles::kFloats + Tiles::kScoreFloats);
+  static_assert(kBytes <= 163 * 1024,
+                "more shared memory than the smallest of our devices gives a block");
   const auto kernel = BackwardKernel<T, Tiles, kOwnKeys>;
-  if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  if (const cudaError_t error =
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
       error != cudaSuccess) {
     return error;
   }
-  const dim3 grid(BlocksFor(args.forward.tokens, 16 * Tiles::kRows), kOwnKeys ? args.forward.kv_heads : args.forward.heads);
+  const dim3 grid(BlocksFor(args.forward.tokens, 16 * Tiles::kRows),
+                  kOwnKeys ? args.forward.kv_heads : args.forward.heads);
   kernel<<<grid, kAttentionThreads, kBytes, stream>>>(args, scale, vector);
   return cudaGetLastError();
 }
@@ -143,14 +155,14 @@ cudaError_t Launch(const AttentionBackwardArgs<T>& args, float scale, bool vecto
 template <typename T>
 cudaError_t AttentionBackward(const AttentionBackwardArgs<T>& args, cudaStream_t stream) {
   const AttentionArgs<T>& f = args.forward;
-  if (f.head_dim < 1 || f.head_dim > kHeadDimMax || f.kv_heads < 1 || f.heads < 1 || f.heads % f.kv_heads != 0 ||
-      f.tokens > INT32_MAX / 2) {
+  if (f.head_dim < 1 || f.head_dim > kHeadDimMax || f.kv_heads < 1 || f.heads < 1 ||
+      f.heads % f.kv_heads != 0 || f.tokens > INT32_MAX / 2) {
     return cudaErrorInvalidValue;
   }
   if (f.tokens == 0) return cudaSuccess;
   const int64_t count = f.tokens * f.heads;
-  DeltaKernel<T><<<BlocksFor(count, kAttentionThreads / 32), kAttentionThreads, 0, stream>>>(args.dout, f.out, args.delta,
-                                                                                              count, f.head_dim);
+  DeltaKernel<T><<<BlocksFor(count, kAttentionThreads / 32), kAttentionThreads, 0, stream>>>(
+      args.dout, f.out, args.delta, count, f.head_dim);
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
   constexpr int kV = kVector<T>;
   const bool vector = f.head_dim % kV == 0 && f.q_stride % kV == 0 && f.kv_stride % kV == 0 &&
@@ -158,12 +170,15 @@ cudaError_t AttentionBackward(const AttentionBackwardArgs<T>& args, cudaStream_t
   const float scale = 1.0f / sqrtf(static_cast<float>(f.head_dim));
   return WithTile(f.head_dim, [&](auto tiles) {
     using Tiles = decltype(tiles);
-    if (const cudaError_t error = Launch<T, Tiles, false>(args, scale, vector, stream); error != cudaSuccess) return error;
+    if (const cudaError_t error = Launch<T, Tiles, false>(args, scale, vector, stream);
+        error != cudaSuccess)
+      return error;
     return Launch<T, Tiles, true>(args, scale, vector, stream);
   });
 }
 
 template cudaError_t AttentionBackward<float>(const AttentionBackwardArgs<float>&, cudaStream_t);
-template cudaError_t AttentionBackward<__nv_bfloat16>(const AttentionBackwardArgs<__nv_bfloat16>&, cudaStream_t);
+template cudaError_t AttentionBackward<__nv_bfloat16>(const AttentionBackwardArgs<__nv_bfloat16>&,
+                                                      cudaStream_t);
 
 }  // namespace espalier::kernels::cuda

@@ -1,5 +1,6 @@
-// What the attention kernels share: tiles of kTile rows of a head in shared memory as fp32, and their products. A block is
-// 16 x 16 threads; thread (tx, ty) has rows ty * kRows.. of a product, and of scores the columns tx, tx + 16, ...
+// What the attention kernels share: tiles of kTile rows of a head in shared memory as fp32, and
+// their products. A block is 16 x 16 threads; thread (tx, ty) has rows ty * kRows.. of a product,
+// and of scores the columns tx, tx + 16, ...
 #pragma once
 
 #include "kernels/cuda/element.cuh"
@@ -12,31 +13,37 @@ inline constexpr int kAttentionThreads = 256;
 template <int kD, int kTile>
 struct Tile {
   static_assert(kD % 32 == 0 && kTile % 16 == 0);
-  static constexpr int kRows = kTile / 16;                // of a thread; columns of scores too
-  static constexpr int kColumns = kD / 16;                // of a thread, in a product with a tile
+  static constexpr int kRows = kTile / 16;  // of a thread; columns of scores too
+  static constexpr int kColumns = kD / 16;  // of a thread, in a product with a tile
   static constexpr int kSpan = kColumns < 4 ? kColumns : 4;  // of those, how many are neighbours
-  static constexpr int kStride = kD + 4;                  // odd in 16-byte units: no two rows of eight share a bank
+  static constexpr int kStride = kD + 4;  // odd in 16-byte units: no two rows of eight share a bank
   static constexpr int kScoreStride = kTile + 4;
   static constexpr int kFloats = kTile * kStride;
   static constexpr int kScoreFloats = kTile * kScoreStride;
 
   // Column in the head of a thread's c-th.
-  __device__ static constexpr int Column(int tx, int c) { return c / kSpan * 16 * kSpan + tx * kSpan + c % kSpan; }
+  __device__ static constexpr int Column(int tx, int c) {
+    return c / kSpan * 16 * kSpan + tx * kSpan + c % kSpan;
+  }
 
-  // Rows [first, first + kTile) of x (a head's first element, `stride` between rows); from `end` on zeros.
+  // Rows [first, first + kTile) of x (a head's first element, `stride` between rows); from `end` on
+  // zeros.
   template <typename T, int kV>
-  __device__ static void LoadBy(const T* x, int64_t stride, int first, int end, int head_dim, float* tile) {
+  __device__ static void LoadBy(const T* x, int64_t stride, int first, int end, int head_dim,
+                                float* tile) {
     constexpr int kPacks = kD / kV;
 #pragma unroll 4
     for (int item = threadIdx.x; item < kTile * kPacks; item += kAttentionThreads) {
       const int row = item / kPacks, column = item % kPacks * kV;
       float values[kV] = {};
-      if (first + row < end && column < head_dim) LoadFloats(x + (first + row) * stride + column, values);
+      if (first + row < end && column < head_dim)
+        LoadFloats(x + (first + row) * stride + column, values);
       StoreFloats(tile + row * kStride + column, values);
     }
   }
   template <typename T>
-  __device__ static void Load(const T* x, int64_t stride, int first, int end, int head_dim, bool vector, float* tile) {
+  __device__ static void Load(const T* x, int64_t stride, int first, int end, int head_dim,
+                              bool vector, float* tile) {
     if (vector) {
       LoadBy<T, kVector<T>>(x, stride, first, end, head_dim, tile);
     } else {
@@ -45,13 +52,14 @@ struct Tile {
   }
 
   // out[r][c] = dot(row ty * kRows + r of a, row tx + 16 c of b)
-  __device__ static void Dots(const float* a, const float* b, int tx, int ty, float (&out)[kRows][kRows]) {
+  __device__ static void Dots(const float* a, const float* b, int tx, int ty,
+                              float (&out)[kRows][kRows]) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
       for (int c = 0; c < kRows; ++c) out[r][c] = 0;
     }
-#pragma unroll 2
+#pragma unroll 1
     for (int i = 0; i < kD; i += 4) {
       float4 x[kRows], y[kRows];
 #pragma unroll
@@ -69,22 +77,26 @@ struct Tile {
     }
   }
 
-  // Scores that a thread has, to shared memory; read by the threads of the same ty, half a warp, after a __syncwarp.
+  // Scores that a thread has, to shared memory; read by the threads of the same ty, half a warp,
+  // after a __syncwarp.
   __device__ static void PutScores(const float (&scores)[kRows][kRows], int tx, int ty, float* to) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-      for (int c = 0; c < kRows; ++c) to[(ty * kRows + r) * kScoreStride + tx + 16 * c] = scores[r][c];
+      for (int c = 0; c < kRows; ++c)
+        to[(ty * kRows + r) * kScoreStride + tx + 16 * c] = scores[r][c];
     }
   }
 
   // sum[r][c] += dot(row ty * kRows + r of scores, column Column(tx, c) of b)
-  __device__ static void AddProduct(const float* scores, const float* b, int tx, int ty, float (&sum)[kRows][kColumns]) {
+  __device__ static void AddProduct(const float* scores, const float* b, int tx, int ty,
+                                    float (&sum)[kRows][kColumns]) {
 #pragma unroll 1
     for (int j = 0; j < kTile; j += 4) {
       float4 p[kRows];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) p[r] = *reinterpret_cast<const float4*>(scores + (ty * kRows + r) * kScoreStride + j);
+      for (int r = 0; r < kRows; ++r)
+        p[r] = *reinterpret_cast<const float4*>(scores + (ty * kRows + r) * kScoreStride + j);
 #pragma unroll
       for (int jj = 0; jj < 4; ++jj) {
         float v[kColumns];
@@ -107,8 +119,9 @@ struct Tile {
 
   // Rows ty * kRows + r below `end` of sum * factor[r], rounded.
   template <typename T>
-  __device__ static void Store(const float (&sum)[kRows][kColumns], const float (&factor)[kRows], int tx, int ty, int first,
-                               int end, int head_dim, int64_t stride, T* to) {
+  __device__ static void Store(const float (&sum)[kRows][kColumns], const float (&factor)[kRows],
+                               int tx, int ty, int first, int end, int head_dim, int64_t stride,
+                               T* to) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int row = first + ty * kRows + r;
@@ -125,7 +138,8 @@ struct Tile {
 // Over the 16 threads of one ty.
 __device__ __forceinline__ float RowMax(float value) {
 #pragma unroll
-  for (int step = 8; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, step));
+  for (int step = 8; step > 0; step /= 2)
+    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, step));
   return value;
 }
 __device__ __forceinline__ float RowSum(float value) {

@@ -1,4 +1,5 @@
-// What the kernels share: elements to and from fp32, accesses of up to 16 bytes, sums over warps and blocks.
+// What the kernels share: elements to and from fp32, accesses of up to 16 bytes, sums over warps
+// and blocks.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -34,7 +35,8 @@ __device__ __forceinline__ T FromFloat(float value) {
   }
 }
 
-// e^x as exactly as T deserves: bf16 takes the special function unit's (relative error below 2e-6 for x in [-30, 0]).
+// e^x as exactly as T deserves: bf16 takes the special function unit's (relative error below 2e-6
+// for x in [-30, 0]).
 template <typename T>
 __device__ __forceinline__ float Exp(float x) {
   if constexpr (std::is_same_v<T, float>) {
@@ -53,7 +55,8 @@ __device__ __forceinline__ float Sigmoid(float x) {
   }
 }
 
-// kN neighbouring elements as they lie in memory. kN is 1 or a whole number of 8- or 16-byte accesses.
+// kN neighbouring elements as they lie in memory. kN is 1 or a whole number of 8- or 16-byte
+// accesses.
 template <typename T, int kN>
 struct Pack {
   using Word = std::conditional_t<(kN * sizeof(T)) % 4 == 0, uint32_t, uint16_t>;
@@ -155,10 +158,12 @@ __device__ __forceinline__ void StoreFloats(T* to, const float (&in)[kN]) {
   StorePack(to, MakePack<T, kN>(in));
 }
 
-// Elements [begin, end) of x shared out over `threads` threads, each in rising order: f(index, values) gets one element or
-// a 16-byte pack. x is aligned to T alone; kUnroll packs a thread are read before the first is used.
+// Elements [begin, end) of x shared out over `threads` threads, each in rising order: f(index,
+// values) gets one element or a 16-byte pack. x is aligned to T alone; kUnroll packs a thread are
+// read before the first is used.
 template <int kUnroll, typename T, typename F>
-__device__ __forceinline__ void VisitRow(const T* x, int begin, int end, int thread, int threads, F&& f) {
+__device__ __forceinline__ void VisitRow(const T* x, int begin, int end, int thread, int threads,
+                                         F&& f) {
   constexpr int kV = kVector<T>;
   const int unaligned = static_cast<int>(reinterpret_cast<uintptr_t>(x + begin) % 16);
   const int head = min(end - begin, (16 - unaligned) % 16 / static_cast<int>(sizeof(T)));
@@ -173,7 +178,8 @@ __device__ __forceinline__ void VisitRow(const T* x, int begin, int end, int thr
     Pack<T, kV> kept[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      if (first + u * threads < packs) kept[u] = LoadPack<T, kV>(x + body + (first + u * threads) * kV);
+      if (first + u * threads < packs)
+        kept[u] = LoadPack<T, kV>(x + body + (first + u * threads) * kV);
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
@@ -199,12 +205,13 @@ __device__ __forceinline__ Number WarpSum(Number value) {
 
 __device__ __forceinline__ float WarpMax(float value) {
 #pragma unroll
-  for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, step));
+  for (int step = 16; step > 0; step /= 2)
+    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, step));
   return value;
 }
 
-// Over a one-dimensional block of kThreads, the same value in each thread. `shared` has room for a number a warp; every
-// thread calls, and calls that follow each other on the same memory are safe.
+// Over a one-dimensional block of kThreads, the same value in each thread. `shared` has room for a
+// number a warp; every thread calls, and calls that follow each other on the same memory are safe.
 template <int kThreads, typename Number>
 __device__ __forceinline__ Number BlockSum(Number value, Number* shared) {
   constexpr int kWarps = kThreads / 32;
@@ -231,7 +238,8 @@ inline unsigned BlocksFor(int64_t items, int64_t items_per_block) {
   return static_cast<unsigned>((items + items_per_block - 1) / items_per_block);
 }
 
-// Rows cut into tiles of about kTileVectors vectors, one a block: the row of a vector then takes a 32-bit division.
+// Rows cut into tiles of about kTileVectors vectors, one a block: the row of a vector then takes a
+// 32-bit division.
 inline constexpr int kTileVectors = 1024;
 struct RowTiles {
   int64_t rows;

@@ -1,7 +1,6 @@
 // Token embedding: a gather of rows, and sums over each distinct token's rows.
-#include "kernels/cuda/embedding.h"
-
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/embedding.h"
 #include "kernels/cuda/permute.h"
 
 namespace espalier::kernels::cuda {
@@ -13,12 +12,15 @@ constexpr int kRowsAtOnce = 8;
 
 // sum += rows order[begin..end) of dout at `column`, in that order.
 template <typename T, int kV>
-__device__ __forceinline__ void SumRows(const EmbedBackwardArgs<T>& args, int begin, int end, int64_t column, float (&sum)[kV]) {
+__device__ __forceinline__ void SumRows(const EmbedBackwardArgs<T>& args, int begin, int end,
+                                        int64_t column, float (&sum)[kV]) {
   for (int first = begin; first < end; first += kRowsAtOnce) {
     Pack<T, kV> kept[kRowsAtOnce];
 #pragma unroll
     for (int r = 0; r < kRowsAtOnce; ++r) {
-      kept[r] = first + r < end ? LoadPack<T, kV>(args.dout + args.order[first + r] * args.width + column) : ZeroPack<T, kV>();
+      kept[r] = first + r < end
+                    ? LoadPack<T, kV>(args.dout + args.order[first + r] * args.width + column)
+                    : ZeroPack<T, kV>();
     }
 #pragma unroll
     for (int r = 0; r < kRowsAtOnce; ++r) {
@@ -32,7 +34,8 @@ __device__ __forceinline__ void SumRows(const EmbedBackwardArgs<T>& args, int be
 }
 
 template <typename T, int kV>
-__device__ __forceinline__ void AddToTable(const EmbedBackwardArgs<T>& args, int64_t token, int64_t column, const float (&sum)[kV]) {
+__device__ __forceinline__ void AddToTable(const EmbedBackwardArgs<T>& args, int64_t token,
+                                           int64_t column, const float (&sum)[kV]) {
   T* to = args.dtable + args.distinct[token] * args.width + column;
   float values[kV];
   LoadFloats(to, values);
@@ -41,8 +44,8 @@ __device__ __forceinline__ void AddToTable(const EmbedBackwardArgs<T>& args, int
   StoreFloats(to, values);
 }
 
-// A block has kWarps distinct tokens and 32 column vectors. A warp sums the rows of a rare token by itself; those of a
-// frequent one are cut among all warps and their sums added in order.
+// A block has kWarps distinct tokens and 32 column vectors. A warp sums the rows of a rare token by
+// itself; those of a frequent one are cut among all warps and their sums added in order.
 template <typename T, int kV>
 __global__ void __launch_bounds__(kWarps * 32) BackwardKernel(EmbedBackwardArgs<T> args) {
   __shared__ float shares[kWarps][32][kV + 1];
@@ -89,7 +92,8 @@ cudaError_t Launch(const EmbedBackwardArgs<T>& args, cudaStream_t stream) {
 }  // namespace
 
 template <typename T>
-cudaError_t Embed(const T* table, const int32_t* tokens, T* out, int64_t rows, int64_t width, cudaStream_t stream) {
+cudaError_t Embed(const T* table, const int32_t* tokens, T* out, int64_t rows, int64_t width,
+                  cudaStream_t stream) {
   return GatherRows(table, tokens, out, rows, width, stream);
 }
 
@@ -101,8 +105,8 @@ cudaError_t EmbedBackward(const EmbedBackwardArgs<T>& args, cudaStream_t stream)
   return vector ? Launch<T, kV>(args, stream) : Launch<T, 1>(args, stream);
 }
 
-#define ESPALIER_INSTANTIATE(T)                                                                           \
-  template cudaError_t Embed<T>(const T*, const int32_t*, T*, int64_t, int64_t, cudaStream_t);          \
+#define ESPALIER_INSTANTIATE(T)                                                                \
+  template cudaError_t Embed<T>(const T*, const int32_t*, T*, int64_t, int64_t, cudaStream_t); \
   template cudaError_t EmbedBackward<T>(const EmbedBackwardArgs<T>&, cudaStream_t);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(__nv_bfloat16)

@@ -1,8 +1,8 @@
-// Log-probabilities in one pass over the logits (a block a row, sums relative to a running maximum), and their gradient
-// in place. Rows need not begin at 16 bytes: odd vocabularies run at full speed too.
-#include "kernels/cuda/head.h"
-
+// Log-probabilities in one pass over the logits (a block a row, sums relative to a running
+// maximum), and their gradient in place. Rows need not begin at 16 bytes: odd vocabularies run at
+// full speed too.
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/head.h"
 #include "kernels/cuda/softmax.cuh"
 
 namespace espalier::kernels::cuda {
@@ -30,19 +30,21 @@ __global__ void __launch_bounds__(kThreads) LogProbKernel(LogProbArgs<T> args) {
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    GradientKernel(T* all_logits, const int32_t* targets, const float* lses, const float* dlogps, int64_t vocabulary) {
+    GradientKernel(T* all_logits, const int32_t* targets, const float* lses, const float* dlogps,
+                   int64_t vocabulary) {
   const int64_t row = blockIdx.x;
   T* logits = all_logits + row * vocabulary;
   const int32_t target = targets[row];
   const float lse = lses[row], dlogp = target < 0 ? 0.0f : dlogps[row];
-  VisitRow<kUnroll>(logits, 0, static_cast<int>(vocabulary), threadIdx.x, kThreads, [&]<int kN>(int first, float(&values)[kN]) {
+  VisitRow<kUnroll>(logits, 0, static_cast<int>(vocabulary), threadIdx.x, kThreads,
+                    [&]<int kN>(int first, float(&values)[kN]) {
 #pragma unroll
-    for (int i = 0; i < kN; ++i) {
-      const float probability = target < 0 ? 0.0f : Exp<T>(values[i] - lse);
-      values[i] = dlogp * ((first + i == target ? 1.0f : 0.0f) - probability);
-    }
-    StoreFloats(logits + first, values);
-  });
+                      for (int i = 0; i < kN; ++i) {
+                        const float probability = target < 0 ? 0.0f : Exp<T>(values[i] - lse);
+                        values[i] = dlogp * ((first + i == target ? 1.0f : 0.0f) - probability);
+                      }
+                      StoreFloats(logits + first, values);
+                    });
 }
 
 }  // namespace
@@ -61,18 +63,19 @@ cudaError_t LogProb(const LogProbArgs<T>& args, cudaStream_t stream) {
 }
 
 template <typename T>
-cudaError_t LogitsGradient(T* logits, const int32_t* targets, const float* lse, const float* dlogp, int64_t rows,
-                           int64_t vocabulary, cudaStream_t stream) {
+cudaError_t LogitsGradient(T* logits, const int32_t* targets, const float* lse, const float* dlogp,
+                           int64_t rows, int64_t vocabulary, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
   if (vocabulary < 1 || vocabulary > INT32_MAX / 2) return cudaErrorInvalidValue;
-  GradientKernel<T><<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(logits, targets, lse, dlogp, vocabulary);
+  GradientKernel<T><<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(logits, targets, lse,
+                                                                          dlogp, vocabulary);
   return cudaGetLastError();
 }
 
-#define ESPALIER_INSTANTIATE(T)                                                                                      \
-  template cudaError_t LogProb<T>(const LogProbArgs<T>&, cudaStream_t);                                            \
-  template cudaError_t LogitsGradient<T>(T*, const int32_t*, const float*, const float*, int64_t, int64_t, \
-                                         cudaStream_t);
+#define ESPALIER_INSTANTIATE(T)                                                                   \
+  template cudaError_t LogProb<T>(const LogProbArgs<T>&, cudaStream_t);                           \
+  template cudaError_t LogitsGradient<T>(T*, const int32_t*, const float*, const float*, int64_t, \
+                                         int64_t, cudaStream_t);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(__nv_bfloat16)
 #undef ESPALIER_INSTANTIATE

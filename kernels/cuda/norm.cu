@@ -1,10 +1,9 @@
-// RMSNorm: forward a warp a row with the row in registers; backward a fixed grid whose blocks keep their share of the
-// weight's gradient in registers, then one pass over the shares.
-#include "kernels/cuda/norm.h"
-
+// RMSNorm: forward a warp a row with the row in registers; backward a fixed grid whose blocks keep
+// their share of the weight's gradient in registers, then one pass over the shares.
 #include <algorithm>
 
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/norm.h"
 
 namespace espalier::kernels::cuda {
 namespace {
@@ -32,7 +31,8 @@ __global__ void __launch_bounds__(kThreads) ForwardKernel(RmsNormArgs<T> args) {
   if constexpr (kKept > 0) {
 #pragma unroll
     for (int j = 0; j < kKept; ++j) {
-      kept[j] = lane + 32 * j < vectors ? LoadPack<T, kV>(x + (lane + 32 * j) * kV) : ZeroPack<T, kV>();
+      kept[j] =
+          lane + 32 * j < vectors ? LoadPack<T, kV>(x + (lane + 32 * j) * kV) : ZeroPack<T, kV>();
     }
 #pragma unroll
     for (int j = 0; j < kKept; ++j) add(kept[j]);
@@ -67,7 +67,7 @@ cudaError_t LaunchForward(const RmsNormArgs<T>& args, cudaStream_t stream) {
 
 // ---- backward
 
-constexpr int kRowsAtOnce = 4;        // rows that a thread has in flight
+constexpr int kRowsAtOnce = 4;         // rows that a thread has in flight
 constexpr int kBackwardThreads = 512;  // at most, in a block
 constexpr int kWideThreads = 256;      // what a block of several row groups aims at
 
@@ -87,7 +87,8 @@ __global__ void __launch_bounds__(kBackwardThreads) BackwardKernel(RmsNormBackwa
 
   int phase = 0;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y * kRowsAtOnce;
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.y * kRowsAtOnce; first < args.rows; first += step) {
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.y * kRowsAtOnce;
+       first < args.rows; first += step) {
     const int64_t row0 = first + threadIdx.y * kRowsAtOnce;
     Pack<T, kV> dy[kRowsAtOnce], x[kRowsAtOnce], residual[kRowsAtOnce];
     float rstd[kRowsAtOnce];
@@ -97,7 +98,8 @@ __global__ void __launch_bounds__(kBackwardThreads) BackwardKernel(RmsNormBackwa
       const int64_t at = (row0 + r) * width + column;
       dy[r] = there ? LoadPack<T, kV>(args.dy + at) : ZeroPack<T, kV>();
       x[r] = there ? LoadPack<T, kV>(args.x + at) : ZeroPack<T, kV>();
-      residual[r] = there && args.residual != nullptr ? LoadPack<T, kV>(args.residual + at) : ZeroPack<T, kV>();
+      residual[r] = there && args.residual != nullptr ? LoadPack<T, kV>(args.residual + at)
+                                                      : ZeroPack<T, kV>();
       rstd[r] = there ? args.rstd[row0 + r] : 0.0f;
     }
 #pragma unroll
@@ -114,7 +116,8 @@ __global__ void __launch_bounds__(kBackwardThreads) BackwardKernel(RmsNormBackwa
 #pragma unroll
     for (int r = 0; r < kRowsAtOnce; ++r) {
       float dot = 0;
-      for (int warp = 0; warp < warps_x; ++warp) dot += warp_dots[phase][threadIdx.y * warps_x + warp][r];
+      for (int warp = 0; warp < warps_x; ++warp)
+        dot += warp_dots[phase][threadIdx.y * warps_x + warp][r];
       const float mean = dot * rstd[r] * rstd[r] * rstd[r] / static_cast<float>(width);
       float a[kV], b[kV], out[kV];
       Unpack(dy[r], a);
@@ -141,7 +144,8 @@ __global__ void __launch_bounds__(kBackwardThreads) BackwardKernel(RmsNormBackwa
   StoreFloats(args.partials + blockIdx.x * width + column, dweight);
 }
 
-// Any width: a block a row, read twice; the block's share lies in `partials`, each column with one thread.
+// Any width: a block a row, read twice; the block's share lies in `partials`, each column with one
+// thread.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) BackwardAnyKernel(RmsNormBackwardArgs<T> args) {
   __shared__ float shared[kWarps];
@@ -152,15 +156,18 @@ __global__ void __launch_bounds__(kThreads) BackwardAnyKernel(RmsNormBackwardArg
     const T* dy = args.dy + row * width;
     const T* x = args.x + row * width;
     float dot = 0;
-    for (int64_t i = threadIdx.x; i < width; i += kThreads) dot += ToFloat(dy[i]) * ToFloat(args.weight[i]) * ToFloat(x[i]);
+    for (int64_t i = threadIdx.x; i < width; i += kThreads)
+      dot += ToFloat(dy[i]) * ToFloat(args.weight[i]) * ToFloat(x[i]);
     dot = BlockSum<kThreads>(dot, shared);
     const float rstd = args.rstd[row];
     const float mean = dot * rstd * rstd * rstd / static_cast<float>(width);
     for (int64_t i = threadIdx.x; i < width; i += kThreads) {
       const float a = ToFloat(dy[i]), b = ToFloat(x[i]);
-      const float residual = args.residual != nullptr ? ToFloat(args.residual[row * width + i]) : 0.0f;
+      const float residual =
+          args.residual != nullptr ? ToFloat(args.residual[row * width + i]) : 0.0f;
       share[i] += a * b * rstd;
-      args.dx[row * width + i] = FromFloat<T>(residual + (a * ToFloat(args.weight[i]) * rstd - b * mean));
+      args.dx[row * width + i] =
+          FromFloat<T>(residual + (a * ToFloat(args.weight[i]) * rstd - b * mean));
     }
   }
 }
@@ -175,7 +182,8 @@ __global__ void __launch_bounds__(kFinishColumns* kFinishGroups)
   float sum = 0;
   if (column < width) {
 #pragma unroll 4
-    for (int share = threadIdx.y; share < shares; share += kFinishGroups) sum += partials[share * width + column];
+    for (int share = threadIdx.y; share < shares; share += kFinishGroups)
+      sum += partials[share * width + column];
   }
   sums[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
@@ -190,7 +198,8 @@ template <typename T>
 cudaError_t RmsNorm(const RmsNormArgs<T>& args, cudaStream_t stream) {
   constexpr int kV = kVector<T>;
   if (args.rows == 0 || args.width == 0) return cudaSuccess;
-  if (args.width % kV != 0 || !Aligned16({args.x, args.y, args.weight})) return LaunchForward<T, 1, 0>(args, stream);
+  if (args.width % kV != 0 || !Aligned16({args.x, args.y, args.weight}))
+    return LaunchForward<T, 1, 0>(args, stream);
   const int64_t per_lane = (args.width / kV + 31) / 32;
   if (per_lane <= 1) return LaunchForward<T, kV, 1>(args, stream);
   if (per_lane <= 3) return LaunchForward<T, kV, 3>(args, stream);
@@ -204,11 +213,13 @@ cudaError_t RmsNormBackward(const RmsNormBackwardArgs<T>& args, cudaStream_t str
   constexpr int kV = kVector<T>;
   if (args.width == 0) return cudaSuccess;
   if (args.rows == 0) {
-    return args.accumulate ? cudaSuccess : cudaMemsetAsync(args.dweight, 0, args.width * sizeof(T), stream);
+    return args.accumulate ? cudaSuccess
+                           : cudaMemsetAsync(args.dweight, 0, args.width * sizeof(T), stream);
   }
   const int64_t vectors = args.width / kV;
-  const bool fast = args.width % kV == 0 && vectors <= kBackwardThreads &&
-                    Aligned16({args.dy, args.x, args.weight, args.residual, args.dx, args.partials});
+  const bool fast =
+      args.width % kV == 0 && vectors <= kBackwardThreads &&
+      Aligned16({args.dy, args.x, args.weight, args.residual, args.dx, args.partials});
   unsigned shares;
   if (fast) {
     const unsigned columns = static_cast<unsigned>((vectors + 31) / 32 * 32);
@@ -220,12 +231,13 @@ cudaError_t RmsNormBackward(const RmsNormBackwardArgs<T>& args, cudaStream_t str
     BackwardAnyKernel<T><<<shares, kThreads, 0, stream>>>(args);
   }
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
-  FinishKernel<T><<<BlocksFor(args.width, kFinishColumns), dim3(kFinishColumns, kFinishGroups), 0, stream>>>(
-      args.partials, static_cast<int>(shares), args.width, args.accumulate, args.dweight);
+  FinishKernel<T>
+      <<<BlocksFor(args.width, kFinishColumns), dim3(kFinishColumns, kFinishGroups), 0, stream>>>(
+          args.partials, static_cast<int>(shares), args.width, args.accumulate, args.dweight);
   return cudaGetLastError();
 }
 
-#define ESPALIER_INSTANTIATE(T)                                           \
+#define ESPALIER_INSTANTIATE(T)                                         \
   template cudaError_t RmsNorm<T>(const RmsNormArgs<T>&, cudaStream_t); \
   template cudaError_t RmsNormBackward<T>(const RmsNormBackwardArgs<T>&, cudaStream_t);
 ESPALIER_INSTANTIATE(float)

@@ -1,7 +1,7 @@
-// Rows moved along the plan of slots, summed back by token, and measured. Slots are planned in plan_slots.cu.
-#include "kernels/cuda/permute.h"
-
+// Rows moved along the plan of slots, summed back by token, and measured. Slots are planned in
+// plan_slots.cu.
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/permute.h"
 #include "kernels/output_norm.h"
 
 namespace espalier::kernels::cuda {
@@ -10,10 +10,12 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kUnroll = kTileVectors / kThreads;  // vectors that a thread has in flight
 
-// kGather: out[row] = x[index[row]], zero for a negative index. Else out[index[row]] = x[row], nothing for a negative one.
+// kGather: out[row] = x[index[row]], zero for a negative index. Else out[index[row]] = x[row],
+// nothing for a negative one.
 template <typename T, int kV, bool kGather>
 __global__ void __launch_bounds__(kThreads)
-    MoveKernel(const T* __restrict__ x, const int32_t* __restrict__ index, T* __restrict__ out, int64_t width, RowTiles tiles) {
+    MoveKernel(const T* __restrict__ x, const int32_t* __restrict__ index, T* __restrict__ out,
+               int64_t width, RowTiles tiles) {
   const uint32_t size = tiles.size();
   for (uint32_t first = threadIdx.x; first < size; first += kThreads * kUnroll) {
     Pack<T, kV> kept[kUnroll];
@@ -42,12 +44,14 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T, bool kGather>
-cudaError_t Move(const T* x, const int32_t* index, T* out, int64_t rows, int64_t width, cudaStream_t stream) {
+cudaError_t Move(const T* x, const int32_t* index, T* out, int64_t rows, int64_t width,
+                 cudaStream_t stream) {
   constexpr int kV = kVector<T>;
   if (rows == 0 || width == 0) return cudaSuccess;
   if (width % kV == 0 && Aligned16({x, out})) {
     const RowTiles tiles(rows, width / kV);
-    MoveKernel<T, kV, kGather><<<tiles.blocks(), kThreads, 0, stream>>>(x, index, out, width, tiles);
+    MoveKernel<T, kV, kGather>
+        <<<tiles.blocks(), kThreads, 0, stream>>>(x, index, out, width, tiles);
   } else {
     const RowTiles tiles(rows, width);
     MoveKernel<T, 1, kGather><<<tiles.blocks(), kThreads, 0, stream>>>(x, index, out, width, tiles);
@@ -87,7 +91,8 @@ __global__ void __launch_bounds__(kThreads, 5) SumKernel(SumSlotsArgs<T> args, R
 }
 
 template <bool kToSlots>
-__global__ void __launch_bounds__(kThreads) WeightsKernel(const float* from, const int32_t* slot, float* to, int64_t slots) {
+__global__ void __launch_bounds__(kThreads)
+    WeightsKernel(const float* from, const int32_t* slot, float* to, int64_t slots) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= slots) return;
   if constexpr (kToSlots) {
@@ -98,9 +103,10 @@ __global__ void __launch_bounds__(kThreads) WeightsKernel(const float* from, con
 }
 
 template <typename T, int kV>
-__global__ void __launch_bounds__(kThreads) NormsKernel(const T* __restrict__ rows, const int32_t* __restrict__ slot,
-                                                        const int32_t* __restrict__ choice, int64_t slots, int64_t width,
-                                                        unsigned long long* sums) {
+__global__ void __launch_bounds__(kThreads)
+    NormsKernel(const T* __restrict__ rows, const int32_t* __restrict__ slot,
+                const int32_t* __restrict__ choice, int64_t slots, int64_t width,
+                unsigned long long* sums) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
   if (i >= slots) return;
   const int lane = threadIdx.x % 32;
@@ -123,12 +129,14 @@ __global__ void __launch_bounds__(kThreads) NormsKernel(const T* __restrict__ ro
 }  // namespace
 
 template <typename T>
-cudaError_t GatherRows(const T* x, const int32_t* source, T* out, int64_t rows, int64_t width, cudaStream_t stream) {
+cudaError_t GatherRows(const T* x, const int32_t* source, T* out, int64_t rows, int64_t width,
+                       cudaStream_t stream) {
   return Move<T, true>(x, source, out, rows, width, stream);
 }
 
 template <typename T>
-cudaError_t ScatterRows(const T* x, const int32_t* target, T* out, int64_t rows, int64_t width, cudaStream_t stream) {
+cudaError_t ScatterRows(const T* x, const int32_t* target, T* out, int64_t rows, int64_t width,
+                        cudaStream_t stream) {
   return Move<T, false>(x, target, out, rows, width, stream);
 }
 
@@ -146,39 +154,47 @@ cudaError_t SumSlots(const SumSlotsArgs<T>& args, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
-cudaError_t WeightsToSlots(const float* weight, const int32_t* slot, float* row_weight, int64_t slots, cudaStream_t stream) {
+cudaError_t WeightsToSlots(const float* weight, const int32_t* slot, float* row_weight,
+                           int64_t slots, cudaStream_t stream) {
   if (slots == 0) return cudaSuccess;
-  WeightsKernel<true><<<BlocksFor(slots, kThreads), kThreads, 0, stream>>>(weight, slot, row_weight, slots);
+  WeightsKernel<true>
+      <<<BlocksFor(slots, kThreads), kThreads, 0, stream>>>(weight, slot, row_weight, slots);
   return cudaGetLastError();
 }
 
-cudaError_t WeightsFromSlots(const float* row_weight, const int32_t* slot, float* weight, int64_t slots, cudaStream_t stream) {
+cudaError_t WeightsFromSlots(const float* row_weight, const int32_t* slot, float* weight,
+                             int64_t slots, cudaStream_t stream) {
   if (slots == 0) return cudaSuccess;
-  WeightsKernel<false><<<BlocksFor(slots, kThreads), kThreads, 0, stream>>>(row_weight, slot, weight, slots);
+  WeightsKernel<false>
+      <<<BlocksFor(slots, kThreads), kThreads, 0, stream>>>(row_weight, slot, weight, slots);
   return cudaGetLastError();
 }
 
 template <typename T>
-cudaError_t AddOutputNorms(const T* rows, const int32_t* slot, const int32_t* choice, int64_t slots, int64_t width,
-                           int64_t* sums, cudaStream_t stream) {
+cudaError_t AddOutputNorms(const T* rows, const int32_t* slot, const int32_t* choice, int64_t slots,
+                           int64_t width, int64_t* sums, cudaStream_t stream) {
   constexpr int kV = kVector<T>;
   if (slots == 0) return cudaSuccess;
   const unsigned blocks = BlocksFor(slots, kThreads / 32);
   auto* unsigned_sums = reinterpret_cast<unsigned long long*>(sums);
   if (width % kV == 0 && Aligned16({rows})) {
-    NormsKernel<T, kV><<<blocks, kThreads, 0, stream>>>(rows, slot, choice, slots, width, unsigned_sums);
+    NormsKernel<T, kV>
+        <<<blocks, kThreads, 0, stream>>>(rows, slot, choice, slots, width, unsigned_sums);
   } else {
-    NormsKernel<T, 1><<<blocks, kThreads, 0, stream>>>(rows, slot, choice, slots, width, unsigned_sums);
+    NormsKernel<T, 1>
+        <<<blocks, kThreads, 0, stream>>>(rows, slot, choice, slots, width, unsigned_sums);
   }
   return cudaGetLastError();
 }
 
-#define ESPALIER_INSTANTIATE(T)                                                                                        \
-  template cudaError_t GatherRows<T>(const T*, const int32_t*, T*, int64_t, int64_t, cudaStream_t);                  \
-  template cudaError_t ScatterRows<T>(const T*, const int32_t*, T*, int64_t, int64_t, cudaStream_t);                 \
-  template cudaError_t SumSlots<T>(const SumSlotsArgs<T>&, cudaStream_t);                                            \
-  template cudaError_t AddOutputNorms<T>(const T*, const int32_t*, const int32_t*, int64_t, int64_t, int64_t*, \
-                                         cudaStream_t);
+#define ESPALIER_INSTANTIATE(T)                                                             \
+  template cudaError_t GatherRows<T>(const T*, const int32_t*, T*, int64_t, int64_t,        \
+                                     cudaStream_t);                                         \
+  template cudaError_t ScatterRows<T>(const T*, const int32_t*, T*, int64_t, int64_t,       \
+                                      cudaStream_t);                                        \
+  template cudaError_t SumSlots<T>(const SumSlotsArgs<T>&, cudaStream_t);                   \
+  template cudaError_t AddOutputNorms<T>(const T*, const int32_t*, const int32_t*, int64_t, \
+                                         int64_t, int64_t*, cudaStream_t);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(__nv_bfloat16)
 #undef ESPALIER_INSTANTIATE

@@ -1,5 +1,6 @@
-// Slots grouped by expert: a stable counting sort in two kernels. Each block counts the groups of its stretch of slots;
-// then each block adds up what stands before it and places its stretch, warp by warp, 32 slots at a time.
+// Slots grouped by expert: a stable counting sort in two kernels. Each block counts the groups of
+// its stretch of slots; then each block adds up what stands before it and places its stretch, warp
+// by warp, 32 slots at a time.
 #include <algorithm>
 
 #include "kernels/cuda/element.cuh"
@@ -27,14 +28,16 @@ Cut CutOf(int64_t slots) {
 }
 
 // counts [blocks, groups]
-__global__ void __launch_bounds__(kThreads) CountKernel(PlanSlotsArgs args, int64_t slots, int64_t stretch, int32_t* counts) {
+__global__ void __launch_bounds__(kThreads)
+    CountKernel(PlanSlotsArgs args, int64_t slots, int64_t stretch, int32_t* counts) {
   __shared__ int32_t count[kRouterExperts];
   for (int group = threadIdx.x; group < args.experts; group += kThreads) count[group] = 0;
   __syncthreads();
   const int64_t begin = blockIdx.x * stretch;
   const int64_t end = begin + stretch < slots ? begin + stretch : slots;
 #pragma unroll 4
-  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) atomicAdd(&count[args.group_of[args.choice[i]]], 1);
+  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads)
+    atomicAdd(&count[args.group_of[args.choice[i]]], 1);
   __syncthreads();
   for (int group = threadIdx.x; group < args.experts; group += kThreads) {
     counts[static_cast<int64_t>(blockIdx.x) * args.experts + group] = count[group];
@@ -87,7 +90,8 @@ __device__ void ScanGroups(const int32_t* total, int groups, int32_t* base, int3
   }
 }
 
-__global__ void __launch_bounds__(kThreads) PlaceKernel(PlanSlotsArgs args, int64_t slots, int64_t stretch, const int32_t* counts) {
+__global__ void __launch_bounds__(kThreads)
+    PlaceKernel(PlanSlotsArgs args, int64_t slots, int64_t stretch, const int32_t* counts) {
   // next[w][g]: at first the slots of g in warp w's part, then where warp w puts its next one.
   __shared__ int32_t next[kWarps][kRouterExperts];
   __shared__ int32_t before[kRouterExperts], total[kRouterExperts], base[kRouterExperts];
@@ -102,7 +106,8 @@ __global__ void __launch_bounds__(kThreads) PlaceKernel(PlanSlotsArgs args, int6
   const int64_t part = stretch / kWarps;
   const int64_t begin = blockIdx.x * stretch + warp * part;
   const int64_t end = begin + part < slots ? begin + part : slots;
-  for (int64_t i = begin + lane; i < end; i += 32) atomicAdd(&next[warp][args.group_of[args.choice[i]]], 1);
+  for (int64_t i = begin + lane; i < end; i += 32)
+    atomicAdd(&next[warp][args.group_of[args.choice[i]]], 1);
   __syncthreads();
   ScanGroups(total, groups, base, warp_sums);
   __syncthreads();
@@ -143,11 +148,14 @@ __global__ void __launch_bounds__(kThreads) PlaceKernel(PlanSlotsArgs args, int6
 
 }  // namespace
 
-int64_t PlanSlotsScratch(int64_t, int experts) { return static_cast<int64_t>(kBlocksMax) * experts; }
+int64_t PlanSlotsScratch(int64_t, int experts) {
+  return static_cast<int64_t>(kBlocksMax) * experts;
+}
 
 cudaError_t PlanSlots(const PlanSlotsArgs& args, cudaStream_t stream) {
   const int64_t slots = args.tokens * args.top_k;
-  if (args.experts < 1 || args.experts > kRouterExperts || args.top_k < 1 || slots > INT32_MAX) return cudaErrorInvalidValue;
+  if (args.experts < 1 || args.experts > kRouterExperts || args.top_k < 1 || slots > INT32_MAX)
+    return cudaErrorInvalidValue;
   const Cut cut = CutOf(slots);
   CountKernel<<<cut.blocks, kThreads, 0, stream>>>(args, slots, cut.stretch, args.scratch);
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;

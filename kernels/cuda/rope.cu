@@ -1,7 +1,7 @@
-// Rotary embedding: a thread turns one vector of pairs of several heads of a row, so that an angle is read once for them.
-#include "kernels/cuda/rope.h"
-
+// Rotary embedding: a thread turns one vector of pairs of several heads of a row, so that an angle
+// is read once for them.
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/rope.h"
 
 namespace espalier::kernels::cuda {
 namespace {
@@ -77,14 +77,17 @@ cudaError_t Rope(const RopeArgs<T>& args, cudaStream_t stream) {
   constexpr int kV = kVector<T>;
   if (args.rows == 0 || args.heads == 0 || args.head_dim < 2) return cudaSuccess;
   if (args.head_dim % 2 != 0) return cudaErrorInvalidValue;
-  const bool vector = args.head_dim / 2 % kV == 0 && args.row_stride % kV == 0 && Aligned16({args.x, args.cos, args.sin});
+  const bool vector = args.head_dim / 2 % kV == 0 && args.row_stride % kV == 0 &&
+                      Aligned16({args.x, args.cos, args.sin});
   return vector ? Launch<T, kV>(args, stream) : Launch<T, 1>(args, stream);
 }
 
-cudaError_t FillRopeTable(float* cos, float* sin, int64_t positions, int head_dim, double theta, cudaStream_t stream) {
+cudaError_t FillRopeTable(float* cos, float* sin, int64_t positions, int head_dim, double theta,
+                          cudaStream_t stream) {
   const int64_t count = positions * (head_dim / 2);
   if (count == 0) return cudaSuccess;
-  FillKernel<<<BlocksFor(count, kThreads), kThreads, 0, stream>>>(cos, sin, count, head_dim / 2, theta);
+  FillKernel<<<BlocksFor(count, kThreads), kThreads, 0, stream>>>(cos, sin, count, head_dim / 2,
+                                                                  theta);
   return cudaGetLastError();
 }
 

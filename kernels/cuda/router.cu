@@ -1,9 +1,8 @@
 // Routing, a warp a token: lane l has the experts l, l + 32, ... in registers.
-#include "kernels/cuda/router.h"
-
 #include <algorithm>
 
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/router.h"
 
 namespace espalier::kernels::cuda {
 namespace {
@@ -59,13 +58,15 @@ __device__ void ScoreRow(const RouterArgs& args, int64_t token, int lane, Expert
   }
 #pragma unroll
   for (int j = 0; j < kMine; ++j) {
-    if (lane + 32 * j < args.experts) args.scores[token * args.experts + lane + 32 * j] = mine.score[j];
+    if (lane + 32 * j < args.experts)
+      args.scores[token * args.experts + lane + 32 * j] = mine.score[j];
   }
 }
 
 // Lane k returns with the expert chosen k-th and its score. A chosen or masked expert has order 0.
 template <int kMine>
-__device__ void ChooseTop(const RouterArgs& args, int lane, const Experts<kMine>& mine, int* choice, float* score) {
+__device__ void ChooseTop(const RouterArgs& args, int lane, const Experts<kMine>& mine, int* choice,
+                          float* score) {
   uint32_t order[kMine];
 #pragma unroll
   for (int j = 0; j < kMine; ++j) {
@@ -123,20 +124,24 @@ __global__ void __launch_bounds__(kThreads) RouterKernel(RouterArgs args) {
 
 // Experts that may be chosen, and share[e] = scale * alive * route_counts[e] of the auxiliary loss.
 template <int kMine>
-__device__ void Shares(const Experts<kMine>& mine, const int32_t* route_counts, float scale, int lane, float (&share)[kMine]) {
+__device__ void Shares(const Experts<kMine>& mine, const int32_t* route_counts, float scale,
+                       int lane, float (&share)[kMine]) {
   int alive = 0;
 #pragma unroll
   for (int j = 0; j < kMine; ++j) alive += mine.masked[j] ? 0 : 1;
   alive = WarpSum(alive);
 #pragma unroll
   for (int j = 0; j < kMine; ++j) {
-    share[j] = mine.masked[j] ? 0.0f : scale * static_cast<float>(alive) * static_cast<float>(route_counts[lane + 32 * j]);
+    share[j] = mine.masked[j] ? 0.0f
+                              : scale * static_cast<float>(alive) *
+                                    static_cast<float>(route_counts[lane + 32 * j]);
   }
 }
 
 // scale: aux_scale / (tokens * top_k * tokens), or 0.
 template <typename T, int kMine>
-__global__ void __launch_bounds__(kThreads) BackwardKernel(RouterBackwardArgs<T> args, float scale) {
+__global__ void __launch_bounds__(kThreads)
+    BackwardKernel(RouterBackwardArgs<T> args, float scale) {
   const RouterArgs& forward = args.forward;
   const int lane = threadIdx.x % 32;
   const int64_t token = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
@@ -195,12 +200,14 @@ __global__ void __launch_bounds__(kThreads) BackwardKernel(RouterBackwardArgs<T>
     const int expert = lane + 32 * j;
     if (expert >= forward.experts) continue;
     const float s = mine.score[j];
-    const float value = forward.score == RouterScore::kSigmoid ? gradient[j] * s * (1.0f - s) : s * (gradient[j] - dot);
+    const float value = forward.score == RouterScore::kSigmoid ? gradient[j] * s * (1.0f - s)
+                                                               : s * (gradient[j] - dot);
     args.dlogits[token * forward.experts + expert] = FromFloat<T>(value);
   }
 }
 
-// partials[block][e] = sum over the block's tokens of score_e / sum of scores, for experts that are not masked.
+// partials[block][e] = sum over the block's tokens of score_e / sum of scores, for experts that are
+// not masked.
 template <int kMine>
 __global__ void __launch_bounds__(kThreads) ShareKernel(RouterArgs args, float* partials) {
   __shared__ float sums[kWarps][32 * kMine];
@@ -229,14 +236,16 @@ __global__ void __launch_bounds__(kThreads) ShareKernel(RouterArgs args, float* 
 
 // *loss += scale * alive * sum over e of route_counts[e] * sum of partials[.][e], in one block.
 __global__ void __launch_bounds__(kThreads)
-    LossKernel(RouterArgs args, const int32_t* route_counts, const float* partials, int shares, double scale, float* loss) {
+    LossKernel(RouterArgs args, const int32_t* route_counts, const float* partials, int shares,
+               double scale, float* loss) {
   __shared__ double shared[kWarps];
   double sum = 0, alive = 0;
   for (int expert = threadIdx.x; expert < args.experts; expert += kThreads) {
     if (args.masked[expert] != 0) continue;
     double of_expert = 0;
 #pragma unroll 32
-    for (int share = 0; share < shares; ++share) of_expert += partials[static_cast<int64_t>(share) * args.experts + expert];
+    for (int share = 0; share < shares; ++share)
+      of_expert += partials[static_cast<int64_t>(share) * args.experts + expert];
     sum += of_expert * route_counts[expert];
     alive += 1;
   }
@@ -246,8 +255,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 bool Valid(const RouterArgs& args) {
-  return args.experts >= 1 && args.experts <= kRouterExperts && args.top_k >= 1 && args.top_k <= kRouterTopK &&
-         args.top_k <= args.experts;
+  return args.experts >= 1 && args.experts <= kRouterExperts && args.top_k >= 1 &&
+         args.top_k <= kRouterTopK && args.top_k <= args.experts;
 }
 
 // Calls f with the experts that a lane has, as a compile-time constant.
@@ -282,13 +291,14 @@ cudaError_t RouterBackward(const RouterBackwardArgs<T>& args, cudaStream_t strea
   if (args.forward.tokens == 0) return cudaSuccess;
   const float scale = static_cast<float>(args.aux_scale * PerCount(args.forward));
   WithExpertsOfALane(args.forward.experts, [&](auto mine) {
-    BackwardKernel<T, mine.value><<<BlocksFor(args.forward.tokens, kWarps), kThreads, 0, stream>>>(args, scale);
+    BackwardKernel<T, mine.value>
+        <<<BlocksFor(args.forward.tokens, kWarps), kThreads, 0, stream>>>(args, scale);
   });
   return cudaGetLastError();
 }
 
-cudaError_t AddAuxiliaryLoss(const RouterArgs& args, const int32_t* route_counts, float* partials, float* loss,
-                             cudaStream_t stream) {
+cudaError_t AddAuxiliaryLoss(const RouterArgs& args, const int32_t* route_counts, float* partials,
+                             float* loss, cudaStream_t stream) {
   if (!Valid(args)) return cudaErrorInvalidValue;
   if (args.tokens == 0) return cudaSuccess;
   const unsigned shares = std::min<unsigned>(kAuxPartials, BlocksFor(args.tokens, kWarps));
@@ -296,11 +306,13 @@ cudaError_t AddAuxiliaryLoss(const RouterArgs& args, const int32_t* route_counts
     ShareKernel<mine.value><<<shares, kThreads, 0, stream>>>(args, partials);
   });
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
-  LossKernel<<<1, kThreads, 0, stream>>>(args, route_counts, partials, static_cast<int>(shares), PerCount(args), loss);
+  LossKernel<<<1, kThreads, 0, stream>>>(args, route_counts, partials, static_cast<int>(shares),
+                                         PerCount(args), loss);
   return cudaGetLastError();
 }
 
 template cudaError_t RouterBackward<float>(const RouterBackwardArgs<float>&, cudaStream_t);
-template cudaError_t RouterBackward<__nv_bfloat16>(const RouterBackwardArgs<__nv_bfloat16>&, cudaStream_t);
+template cudaError_t RouterBackward<__nv_bfloat16>(const RouterBackwardArgs<__nv_bfloat16>&,
+                                                   cudaStream_t);
 
 }  // namespace espalier::kernels::cuda

@@ -1,8 +1,7 @@
-// Drawing a token a row by inverting the cumulative distribution: warps sum stretches of the vocabulary, and the one
-// whose stretch holds the drawn share looks for the token.
-#include "kernels/cuda/sampling.h"
-
+// Drawing a token a row by inverting the cumulative distribution: warps sum stretches of the
+// vocabulary, and the one whose stretch holds the drawn share looks for the token.
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/sampling.h"
 #include "kernels/cuda/softmax.cuh"
 
 namespace espalier::kernels::cuda {
@@ -33,7 +32,8 @@ struct Best {
   }
 };
 
-// The largest and its lowest index, the same in each thread. Without any number above -infinity the index is 0.
+// The largest and its lowest index, the same in each thread. Without any number above -infinity the
+// index is 0.
 __device__ Best BlockBest(Best mine, float* values, int* indices) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   mine.MergeLanes();
@@ -50,10 +50,11 @@ __device__ Best BlockBest(Best mine, float* values, int* indices) {
   return all;
 }
 
-// By one warp: the first token of [begin, end) at which the weights, added to `before`, exceed `target`; when rounding leaves
-// none, the last with any weight; `otherwise` when none has.
+// By one warp: the first token of [begin, end) at which the weights, added to `before`, exceed
+// `target`; when rounding leaves none, the last with any weight; `otherwise` when none has.
 template <typename T, typename Weight>
-__device__ int Search(const T* logits, int begin, int end, double before, double target, int otherwise, Weight weight) {
+__device__ int Search(const T* logits, int begin, int end, double before, double target,
+                      int otherwise, Weight weight) {
   const int lane = threadIdx.x % 32;
   int last = -1;  // with any weight, so far
   for (int first = begin; first < end; first += 32 * kMine) {
@@ -94,7 +95,8 @@ __device__ int Search(const T* logits, int begin, int end, double before, double
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) SampleKernel(SampleArgs<T> args, float inverse_temperature) {
+__global__ void __launch_bounds__(kThreads)
+    SampleKernel(SampleArgs<T> args, float inverse_temperature) {
   __shared__ SoftmaxSums merged[kWarps];
   __shared__ float best_values[kWarps];
   __shared__ int best_indices[kWarps];
@@ -106,11 +108,12 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(SampleArgs<T> args, flo
 
   SoftmaxSums mine;
   Best best;
-  VisitRow<2>(logits, 0, vocabulary, threadIdx.x, kThreads, [&]<int kN>(int first, const float(&values)[kN]) {
-    mine.Add<float, false>(values);
+  VisitRow<2>(logits, 0, vocabulary, threadIdx.x, kThreads,
+              [&]<int kN>(int first, const float(&values)[kN]) {
+                mine.Add<float, false>(values);
 #pragma unroll
-    for (int i = 0; i < kN; ++i) best.Merge(values[i], first + i);
-  });
+                for (int i = 0; i < kN; ++i) best.Merge(values[i], first + i);
+              });
   const float lse = BlockMerge<kThreads>(mine, merged).LogSumExp();
   best = BlockBest(best, best_values, best_indices);
   const auto write = [&](int token) {
@@ -167,7 +170,8 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(SampleArgs<T> args, flo
 template <typename T>
 cudaError_t SampleTokens(const SampleArgs<T>& args, cudaStream_t stream) {
   if (args.rows == 0) return cudaSuccess;
-  if (args.vocabulary < 1 || args.vocabulary > INT32_MAX / 2 || !(args.temperature >= 0)) return cudaErrorInvalidValue;
+  if (args.vocabulary < 1 || args.vocabulary > INT32_MAX / 2 || !(args.temperature >= 0))
+    return cudaErrorInvalidValue;
   const float inverse = args.temperature == 0 ? 0.0f : static_cast<float>(1.0 / args.temperature);
   SampleKernel<T><<<static_cast<unsigned>(args.rows), kThreads, 0, stream>>>(args, inverse);
   return cudaGetLastError();

@@ -1,4 +1,5 @@
-// Sums of exponentials in one pass: kept relative to the largest value so far, merged across threads.
+// Sums of exponentials in one pass: kept relative to the largest value so far, merged across
+// threads.
 #pragma once
 
 #include "kernels/cuda/element.cuh"
@@ -59,7 +60,8 @@ __device__ __forceinline__ SoftmaxSums LanesMerge(SoftmaxSums mine) {
   return mine;
 }
 
-// Of all threads of a one-dimensional block, the same in each; `shared` has room for one a warp and is used once.
+// Of all threads of a one-dimensional block, the same in each; `shared` has room for one a warp and
+// is used once.
 template <int kThreads>
 __device__ __forceinline__ SoftmaxSums BlockMerge(SoftmaxSums mine, SoftmaxSums* shared) {
   constexpr int kWarps = kThreads / 32;

@@ -1,7 +1,7 @@
-// SwiGLU with the weight of the row: forward by vectors, backward a warp a row for the sake of the weight's gradient.
-#include "kernels/cuda/swiglu.h"
-
+// SwiGLU with the weight of the row: forward by vectors, backward a warp a row for the sake of the
+// weight's gradient.
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/swiglu.h"
 
 namespace espalier::kernels::cuda {
 namespace {
@@ -10,8 +10,9 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 
 template <typename T, int kV>
-__global__ void __launch_bounds__(kThreads) ForwardKernel(const T* __restrict__ gate_up, const float* __restrict__ row_weight,
-                                                          T* __restrict__ h, int64_t inner, RowTiles tiles) {
+__global__ void __launch_bounds__(kThreads)
+    ForwardKernel(const T* __restrict__ gate_up, const float* __restrict__ row_weight,
+                  T* __restrict__ h, int64_t inner, RowTiles tiles) {
   const uint32_t size = tiles.size();
 #pragma unroll 2
   for (uint32_t item = threadIdx.x; item < size; item += kThreads) {
@@ -81,15 +82,18 @@ __global__ void __launch_bounds__(kThreads) BackwardKernel(SwigluBackwardArgs<T>
 }  // namespace
 
 template <typename T>
-cudaError_t Swiglu(const T* gate_up, const float* row_weight, T* h, int64_t rows, int64_t inner, cudaStream_t stream) {
+cudaError_t Swiglu(const T* gate_up, const float* row_weight, T* h, int64_t rows, int64_t inner,
+                   cudaStream_t stream) {
   constexpr int kV = kVector<T>;
   if (rows == 0 || inner == 0) return cudaSuccess;
   if (inner % kV == 0 && Aligned16({gate_up, h})) {
     const RowTiles tiles(rows, inner / kV);
-    ForwardKernel<T, kV><<<tiles.blocks(), kThreads, 0, stream>>>(gate_up, row_weight, h, inner, tiles);
+    ForwardKernel<T, kV>
+        <<<tiles.blocks(), kThreads, 0, stream>>>(gate_up, row_weight, h, inner, tiles);
   } else {
     const RowTiles tiles(rows, inner);
-    ForwardKernel<T, 1><<<tiles.blocks(), kThreads, 0, stream>>>(gate_up, row_weight, h, inner, tiles);
+    ForwardKernel<T, 1>
+        <<<tiles.blocks(), kThreads, 0, stream>>>(gate_up, row_weight, h, inner, tiles);
   }
   return cudaGetLastError();
 }
@@ -107,8 +111,8 @@ cudaError_t SwigluBackward(const SwigluBackwardArgs<T>& args, cudaStream_t strea
   return cudaGetLastError();
 }
 
-#define ESPALIER_INSTANTIATE(T)                                                                        \
-  template cudaError_t Swiglu<T>(const T*, const float*, T*, int64_t, int64_t, cudaStream_t);        \
+#define ESPALIER_INSTANTIATE(T)                                                               \
+  template cudaError_t Swiglu<T>(const T*, const float*, T*, int64_t, int64_t, cudaStream_t); \
   template cudaError_t SwigluBackward<T>(const SwigluBackwardArgs<T>&, cudaStream_t);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(__nv_bfloat16)
