@@ -129,13 +129,20 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
   arguments.SetMaxSendMessageSize(kMessageBytesMax);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  // Despite its name this is what one attempt may take, TLS and all. It goes on only while a call
+  // or a wait on the channel polls.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
   // Proxies of the environment are for the outside world, not for a cluster's own services.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   return grpc::CreateCustomChannel(address, MakeChannelCredentials(address), arguments);
+}
+
+bool AwaitConnected(grpc::Channel& channel, absl::Duration patience) {
+  return channel.WaitForConnected(std::chrono::system_clock::now() +
+                                  absl::ToChronoMilliseconds(patience));
 }
 
 }  // namespace espalier::rpc

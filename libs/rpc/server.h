@@ -52,6 +52,11 @@ class RpcServer {
 // Secured as UseClientSecurity said.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
 
+// Blocks until the channel is connected, at most `patience`; false when it is not. Blocking calls
+// drive a connection only while they run, and on a channel that has failed once they end at once:
+// who tries again without this may never see a handshake of TLS come to its end.
+bool AwaitConnected(grpc::Channel& channel, absl::Duration patience);
+
 // Blocks until SIGINT or SIGTERM (call BlockTerminationSignals() first thing in main, before any
 // thread starts), or until `stop` returns true (polled).
 void BlockTerminationSignals();

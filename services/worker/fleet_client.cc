@@ -15,6 +15,8 @@ namespace {
 
 constexpr absl::Duration kRetryFirst = absl::Milliseconds(100);
 constexpr absl::Duration kRetryMax = absl::Seconds(2);
+// Shorter than the grace of Stop, which must not be spent here.
+constexpr absl::Duration kConnectPatience = absl::Seconds(2);
 // A cancel would hide why the coordinator ended the stream; it is waited for this long.
 constexpr absl::Duration kLastWords = absl::Milliseconds(500);
 constexpr absl::Duration kSayAwayEvery = absl::Seconds(5);
@@ -25,7 +27,8 @@ FleetClient::FleetClient(const std::string& coordinator, WorkerIdentity identity
     : coordinator_(coordinator),
       identity_(std::move(identity)),
       assigned_(std::move(assigned)),
-      stub_(v1::FleetService::NewStub(rpc::MakeChannel(coordinator))) {}
+      channel_(rpc::MakeChannel(coordinator)),
+      stub_(v1::FleetService::NewStub(channel_)) {}
 
 void FleetClient::Run() {
   StayAttached();
@@ -54,6 +57,10 @@ void FleetClient::StayAttached() {
 }
 
 bool FleetClient::Serve() {
+  if (!rpc::AwaitConnected(*channel_, kConnectPatience)) {
+    ended_ = grpc::Status(grpc::StatusCode::UNAVAILABLE, "not connected");
+    return false;
+  }
   grpc::ClientContext context;
   std::unique_ptr<Stream> stream = stub_->Attach(&context);
   {

@@ -64,6 +64,7 @@ class FleetClient {
   const std::string coordinator_;
   const WorkerIdentity identity_;
   const Assigned assigned_;
+  const std::shared_ptr<grpc::Channel> channel_;  // gRPC's own type of handle
   const std::unique_ptr<v1::FleetService::Stub> stub_;
   grpc::Status ended_;  // how the last stream ended; of the thread that is in Run
 

@@ -31,7 +31,7 @@ class Suite:
     """A coordinator, a reward service and workers. Use as a context manager: leaving it kills what still runs."""
 
     def __init__(self, workers=2, directory=None, flags=None):
-        """`flags`: more flags of a service, by its name: {"coordinator": […], "reward": […], "worker-0": […]}."""
+        """`flags`: more flags of a service, by its name: {"coordinator": […], "reward": […], "worker-0": […]}; of every call: {"cli": […]}."""
         self.directory = pathlib.Path(directory or tempfile.mkdtemp(prefix="espalier-"))
         self.data = self.directory / "data"
         self.data.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,8 @@ class Suite:
     def cli(self, *arguments, code=0, timeout=120):
         """Runs `espalier --json …`; returns its standard output. CommandFailed unless it exits with `code`."""
         done = subprocess.run([BIN / "espalier", "--coordinator", self.coordinator, "--reward", self.reward, "--json",
-                               *map(str, arguments)], capture_output=True, text=True, timeout=timeout)
+                               *map(str, self.flags.get("cli", [])), *map(str, arguments)],
+                              capture_output=True, text=True, timeout=timeout)
         if code is not None and done.returncode != code:
             raise CommandFailed(f"espalier {' '.join(map(str, arguments))}: exit {done.returncode}, expected {code}\n"
                                 f"{done.stdout[-2000:]}{done.stderr[-2000:]}")
