@@ -1,0 +1,233 @@
+// The step is the trainer's own: model, optimizer, norms and clipping; only data and reports are left out.
+#include "services/bench/train_bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <mutex>
+#include <random>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "libs/base/status_macros.h"
+#include "libs/collective/communicator.h"
+#include "libs/observe/energy.h"
+#include "libs/train/optimizer.h"
+
+namespace espalier::bench {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+model::Batch DrawBatch(const TrainBenchOptions& options, int rank, int variant) {
+  const Geometry& geometry = options.geometry;
+  std::mt19937_64 random(options.seed * 1000003 + rank * 101 + variant);
+  model::Batch batch{.starts = {0}};
+  for (int i = 0; i < geometry.batch; ++i) {
+    for (int at = 0; at < geometry.sequence; ++at) {
+      batch.tokens.push_back(static_cast<int32_t>(random() % geometry.config.vocabulary));
+      batch.targets.push_back(static_cast<int32_t>(random() % geometry.config.vocabulary));
+    }
+    batch.starts.push_back(static_cast<int64_t>(batch.tokens.size()));
+  }
+  batch.routes = DrawRoutes(options.routing, geometry.config, geometry.tokens(),
+                            options.seed + variant * 7919 + (rank + 1) * 104729);
+  return batch;
+}
+
+v1::OptimizerSpec OptimizerSpec() {
+  v1::OptimizerSpec spec;
+  spec.set_beta1(0.9);
+  spec.set_beta2(0.95);
+  spec.set_epsilon(1e-8);
+  spec.set_weight_decay(0.1);
+  return spec;
+}
+
+struct RankResult {
+  std::vector<double> step_seconds;
+  double forward_backward_seconds = 0, update_seconds = 0;  // of the host, for all measured steps
+  model::PhaseSeconds phases;
+  double first_loss = 0, last_loss = 0;
+  int64_t parameters = 0, device_bytes = 0;
+  double busiest = 0;  // load of the busiest expert over the mean, of the last step
+};
+
+absl::StatusOr<RankResult> RunRank(const TrainBenchOptions& options, int rank,
+                                   collective::Communicator& communicator,
+                                   const std::function<void()>& at_start,
+                                   const std::function<void()>& at_end) {
+  model::ModelOptions model_options = options.model;
+  model_options.device_index += rank;
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<model::Model<float>> model,
+      model::CreateModel(options.geometry.config,
+                         model::InitialLayout(options.geometry.config, communicator.size()),
+                         &communicator, options.seed, model_options));
+  model->MeasureOutputNorms(options.output_norms);
+  train::Optimizer optimizer(*model);
+  constexpr int kBatches = 4;  // rotating, so that nothing is found in a cache that a run would not find there
+  std::vector<model::Batch> batches;
+  for (int i = 0; i < kBatches; ++i) batches.push_back(DrawBatch(options, rank, i));
+  const double targets = static_cast<double>(options.geometry.tokens()) * communicator.size();
+
+  RankResult result;
+  result.parameters = model->TotalParameters();
+  const v1::OptimizerSpec spec = OptimizerSpec();
+  double last_end = 0;
+  for (int step = 0; step < options.warmup + options.steps; ++step) {
+    if (step == options.warmup) {
+      model->phase_seconds() = {};
+      at_start();
+      last_end = Now();
+    }
+    const double begin = Now();
+    double loss = 0;
+    model->ZeroGradients();
+    RETURN_IF_ERROR(model->ForwardBackward(
+        batches[step % kBatches],
+        [&](std::span<const float> logps, std::span<float> dlogps) {
+          for (size_t i = 0; i < logps.size(); ++i) {
+            loss -= logps[i] / targets;
+            dlogps[i] = static_cast<float>(-1.0 / targets);
+          }
+        },
+        static_cast<float>(1.0 / communicator.size())));
+    RETURN_IF_ERROR(optimizer.ReduceDense());
+    ASSIGN_OR_RETURN(const train::Optimizer::SquaredNorms norms, optimizer.MeasureNorms());
+    const double computed = Now();
+    double expert_norm = norms.experts;
+    RETURN_IF_ERROR(communicator.AllReduceSum(std::span<double>(&expert_norm, 1)));
+    if (!std::isfinite(norms.dense + expert_norm) || !std::isfinite(loss)) {
+      return absl::InternalError(absl::StrCat("loss or gradient of step ", step, " is not finite"));
+    }
+    RETURN_IF_ERROR(optimizer.Apply(
+        spec, 1e-4, step + 1,
+        train::ClipScale(std::sqrt(norms.dense + expert_norm), options.clip_norm)));
+    if (step == 0) result.first_loss = loss;
+    result.last_loss = loss;
+    if (step < options.warmup) continue;
+    // The device is still updating weights: that time shows up in the next step's wait, so only whole steps from end to end count.
+    const double end = Now();
+    result.step_seconds.push_back(end - last_end);
+    last_end = end;
+    result.forward_backward_seconds += computed - begin;
+    result.update_seconds += end - computed;
+  }
+  // Waits for the last update, which belongs to the steps measured.
+  const double before_wait = Now();
+  double dense = 0, experts = 0;
+  if (model->device_updates() != nullptr) {
+    RETURN_IF_ERROR(model->device_updates()->SquaredNorms(&dense, &experts));
+  }
+  result.update_seconds += Now() - before_wait;
+  at_end();
+  result.phases = model->phase_seconds();
+  result.device_bytes = model->device_bytes();
+  int64_t most = 0, sum = 0, count = 0;
+  for (const auto& layer : model->route_counts()) {
+    for (const int64_t tokens : layer) {
+      most = std::max(most, tokens);
+      sum += tokens;
+      ++count;
+    }
+  }
+  result.busiest = sum > 0 ? static_cast<double>(most) * count / sum : 0;
+  return result;
+}
+
+}  // namespace
+
+absl::StatusOr<Json> RunTrainBench(const TrainBenchOptions& options) {
+  observe::EnergyMeter meter(observe::FindEnergyCounters({}));
+  std::vector<std::unique_ptr<collective::Communicator>> communicators;
+  if (options.ranks == 1) {
+    communicators.push_back(collective::MakeSingleCommunicator());
+  } else {
+    communicators = collective::MakeInProcessCommunicators(options.ranks);
+  }
+  std::vector<absl::StatusOr<RankResult>> results(options.ranks, absl::UnknownError("did not run"));
+  std::map<std::string, double> energy_before, energy_after;
+  double start = 0, end = 0;
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < options.ranks; ++rank) {
+    threads.emplace_back([&, rank] {
+      results[rank] = RunRank(
+          options, rank, *communicators[rank],
+          [&] {
+            if (rank != 0) return;
+            energy_before = meter.Read();
+            start = Now();
+          },
+          [&] {
+            if (rank != 0) return;
+            end = Now();
+            energy_after = meter.Read();
+          });
+      if (!results[rank].ok()) communicators[rank]->Abort(results[rank].status());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const auto& result : results) RETURN_IF_ERROR(result.status());
+
+  const RankResult& root = *results[0];
+  const double step = (end - start) / options.steps;
+  const double tokens = static_cast<double>(options.geometry.tokens()) * options.ranks;
+  const double flops = FlopsPerToken(options.geometry) * tokens / step / options.ranks;
+  Json json;
+  json["geometry"] = options.geometry.name;
+  json["ranks"] = options.ranks;
+  json["device"] = options.model.device == model::Device::kCuda ? "cuda" : "cpu";
+  json["precision"] = options.model.precision == model::Precision::kBf16 ? "bf16" : "fp32";
+  json["parameters"] = root.parameters;
+  json["active_parameters"] = ActiveParameters(options.geometry);
+  json["tokens_per_step"] = tokens;
+  json["steps"] = options.steps;
+  json["tokens_per_second"] = tokens / step;
+  json["tflops_per_device"] = flops * 1e-12;
+  json["mfu"] = flops / options.peak_flops;
+  json["step_seconds"] = step;
+  json["step_seconds_median_host"] = Median(root.step_seconds);
+  const double steps = options.steps;
+  json["phases_seconds"] = {{"attention", root.phases.attention / steps},
+                            {"router", root.phases.router / steps},
+                            {"dispatch", root.phases.dispatch / steps},
+                            {"experts", root.phases.experts / steps},
+                            {"combine", root.phases.combine / steps},
+                            {"head", root.phases.head / steps},
+                            {"norms_and_update", std::max(0.0, step - (root.phases.attention + root.phases.router +
+                                                                       root.phases.dispatch + root.phases.experts +
+                                                                       root.phases.combine + root.phases.head) /
+                                                                          steps)}};
+  // Several ranks of one process on one machine exchange rows within dispatch and combine, with nothing beside it.
+  json["exposed_communication_seconds"] =
+      options.ranks == 1 ? 0.0 : (root.phases.dispatch + root.phases.combine) / steps;
+  json["device_bytes"] = root.device_bytes;
+  json["busiest_expert_over_mean"] = root.busiest;
+  json["loss_first"] = root.first_loss;
+  json["loss_last"] = root.last_loss;
+  Json energy = Json::object();
+  double joules = 0;
+  for (const auto& [source, value] : energy_after) {
+    energy[source] = value - energy_before[source];
+    joules += value - energy_before[source];
+  }
+  if (meter.known()) {
+    json["joules"] = energy;
+    json["joules_per_token"] = joules / (tokens * options.steps);
+  } else {
+    json["joules_per_token"] = nullptr;  // no counter can be read here
+  }
+  return json;
+}
+
+}  // namespace espalier::bench
