@@ -1,5 +1,6 @@
-// Inputs and comparisons for the tests of the small operations: the CPU twins run in double on the very numbers that the
-// device gets, so that what differs is the device's arithmetic and its last rounding.
+// Inputs and comparisons for the tests of the small operations: the CPU twins run in double on the
+// very numbers that the device gets, so that what differs is the device's arithmetic and its last
+// rounding.
 #pragma once
 
 #include <algorithm>
@@ -13,8 +14,8 @@ namespace espalier::kernels::cuda {
 
 using Elements = ::testing::Types<float, __nv_bfloat16>;
 
-// Sums in fp32 and one rounding to T: bf16 keeps 8 bits, so an element is off by at most 2^-9 of itself (1.95e-3); fp32
-// sums of a few thousand terms are off by far less than 1e-5.
+// Sums in fp32 and one rounding to T: bf16 keeps 8 bits, so an element is off by at most 2^-9 of
+// itself (1.95e-3); fp32 sums of a few thousand terms are off by far less than 1e-5.
 template <typename T>
 constexpr double OneRounding() {
   return std::is_same_v<T, float> ? 1e-5 : 2.1e-3;
@@ -50,7 +51,8 @@ bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
 }
 
-// ||got - want|| over a scale of the caller's, for results that cancel; NaN or infinity gives infinity.
+// ||got - want|| over a scale of the caller's, for results that cancel; NaN or infinity gives
+// infinity.
 template <typename Got, typename Want>
 double ErrorOver(const std::vector<Got>& got, const std::vector<Want>& want, double scale) {
   EXPECT_EQ(got.size(), want.size());

@@ -1,5 +1,5 @@
-// Goal: RMSNorm and its gradient are the CPU's, at widths that fit registers, that need the general kernel and that no
-// vector divides.
+// Goal: RMSNorm and its gradient are the CPU's, at widths that fit registers, that need the general
+// kernel and that no vector divides.
 #include "kernels/cuda/norm.h"
 
 #include "kernels/norm.h"
@@ -11,8 +11,9 @@ namespace {
 struct Shape {
   int64_t rows, width;
 };
-const Shape kShapes[] = {{1, 1},     {1, 7},    {3, 8},      {5, 33},   {17, 64},  {64, 768},  {129, 1000},
-                         {2500, 96}, {37, 2048}, {1100, 2048}, {9, 4096}, {5, 4104}, {3, 8200}, {300, 2050}};
+const Shape kShapes[] = {{1, 1},    {1, 7},      {3, 8},     {5, 33},    {17, 64},
+                         {64, 768}, {129, 1000}, {2500, 96}, {37, 2048}, {1100, 2048},
+                         {9, 4096}, {5, 4104},   {3, 8200},  {300, 2050}};
 
 template <typename T>
 class NormTest : public ::testing::Test {};
@@ -33,17 +34,25 @@ struct Want {
 };
 Want Twin(const Inputs& in, Shape shape) {
   const auto x = Doubles(in.x), weight = Doubles(in.weight), dy = Doubles(in.dy);
-  Want want{std::vector<double>(x.size()), std::vector<double>(shape.rows), std::vector<double>(x.size(), 0.0),
-            std::vector<double>(shape.width, 0.0)};
-  kernels::RmsNorm(kernels::RmsNormArgs<double>{.x = x.data(), .weight = weight.data(), .y = want.y.data(),
-                                                .rstd = want.rstd.data(), .rows = shape.rows, .width = shape.width},
+  Want want{std::vector<double>(x.size()), std::vector<double>(shape.rows),
+            std::vector<double>(x.size(), 0.0), std::vector<double>(shape.width, 0.0)};
+  kernels::RmsNorm(kernels::RmsNormArgs<double>{.x = x.data(),
+                                                .weight = weight.data(),
+                                                .y = want.y.data(),
+                                                .rstd = want.rstd.data(),
+                                                .rows = shape.rows,
+                                                .width = shape.width},
                    Pool());
   kernels::Buffer<double> scratch;
-  kernels::RmsNormBackward(
-      kernels::RmsNormBackwardArgs<double>{.dy = dy.data(), .x = x.data(), .weight = weight.data(), .rstd = want.rstd.data(),
-                                           .dx = want.dx.data(), .dweight = want.dweight.data(), .rows = shape.rows,
-                                           .width = shape.width},
-      scratch, Pool());
+  kernels::RmsNormBackward(kernels::RmsNormBackwardArgs<double>{.dy = dy.data(),
+                                                                .x = x.data(),
+                                                                .weight = weight.data(),
+                                                                .rstd = want.rstd.data(),
+                                                                .dx = want.dx.data(),
+                                                                .dweight = want.dweight.data(),
+                                                                .rows = shape.rows,
+                                                                .width = shape.width},
+                           scratch, Pool());
   return want;
 }
 
@@ -56,7 +65,11 @@ TYPED_TEST(NormTest, ForwardIsTheCpus) {
     const Want want = Twin(in, shape);
     const Device<T> x(in.x), weight(in.weight), y(shape.rows * shape.width);
     const Device<float> rstd(shape.rows);
-    RmsNormArgs<T> args{.x = x.get(), .weight = weight.get(), .y = y.get(), .rstd = rstd.get(), .rows = shape.rows,
+    RmsNormArgs<T> args{.x = x.get(),
+                        .weight = weight.get(),
+                        .y = y.get(),
+                        .rstd = rstd.get(),
+                        .rows = shape.rows,
                         .width = shape.width};
     ASSERT_EQ(cudaSuccess, RmsNorm(args, nullptr));
     EXPECT_LT(RelativeError(y.Floats(), want.y), OneRounding<T>());
@@ -74,30 +87,40 @@ TYPED_TEST(NormTest, BackwardIsTheCpusAndRepeatsBitForBit) {
   using T = TypeParam;
   for (const Shape shape : kShapes) {
     for (const bool accumulate : {false, true}) {
-      SCOPED_TRACE(::testing::Message() << shape.rows << " x " << shape.width << " accumulate " << accumulate);
+      SCOPED_TRACE(::testing::Message()
+                   << shape.rows << " x " << shape.width << " accumulate " << accumulate);
       const Inputs in = Draw<T>(shape);
       Want want = Twin(in, shape);
       for (size_t i = 0; i < in.residual.size(); ++i) want.dx[i] += in.residual[i];
       if (accumulate) {
         for (int64_t i = 0; i < shape.width; ++i) want.dweight[i] += in.dweight[i];
       }
-      const Device<T> x(in.x), weight(in.weight), dy(in.dy), residual(in.residual), dx(shape.rows * shape.width);
+      const Device<T> x(in.x), weight(in.weight), dy(in.dy), residual(in.residual),
+          dx(shape.rows * shape.width);
       const Device<float> rstd(want.rstd), partials(kNormPartials * shape.width);
       std::vector<T> first;
       for (int run = 0; run < 2; ++run) {
         const Device<T> dweight = accumulate ? Device<T>(in.dweight) : Device<T>(shape.width);
-        RmsNormBackwardArgs<T> args{.dy = dy.get(), .x = x.get(), .weight = weight.get(), .rstd = rstd.get(),
-                                    .residual = residual.get(), .dx = dx.get(), .dweight = dweight.get(),
-                                    .partials = partials.get(), .rows = shape.rows, .width = shape.width,
+        RmsNormBackwardArgs<T> args{.dy = dy.get(),
+                                    .x = x.get(),
+                                    .weight = weight.get(),
+                                    .rstd = rstd.get(),
+                                    .residual = residual.get(),
+                                    .dx = dx.get(),
+                                    .dweight = dweight.get(),
+                                    .partials = partials.get(),
+                                    .rows = shape.rows,
+                                    .width = shape.width,
                                     .accumulate = accumulate};
         if (run == 1) args.dx = residual.get();  // in place
         ASSERT_EQ(cudaSuccess, RmsNormBackward(args, nullptr));
         if (run == 0) first = dweight.Raw();
         EXPECT_TRUE(SameBits(first, dweight.Raw()));
-        // The residual keeps dx from cancelling; dweight is a sum over rows of terms of about 1, so its own norm may be
-        // small where there are few: the scale is that of the terms.
+        // The residual keeps dx from cancelling; dweight is a sum over rows of terms of about 1, so
+        // its own norm may be small where there are few: the scale is that of the terms.
         const double terms = std::sqrt(static_cast<double>(shape.rows) * shape.width);
-        EXPECT_LT(ErrorOver(dweight.Floats(), want.dweight, std::max(terms, Norm(want.dweight))), OneRounding<T>());
+        EXPECT_LT(ErrorOver(dweight.Floats(), want.dweight, std::max(terms, Norm(want.dweight))),
+                  OneRounding<T>());
       }
       EXPECT_LT(RelativeError(dx.Floats(), want.dx), OneRounding<T>());
       EXPECT_TRUE(SameBits(dx.Raw(), residual.Raw()));
@@ -111,16 +134,24 @@ TYPED_TEST(NormTest, BackwardWithoutResidualOrRows) {
   const Shape shape{70, 768};
   const Inputs in = Draw<T>(shape);
   const Want want = Twin(in, shape);
-  const Device<T> x(in.x), weight(in.weight), dy(in.dy), dx(shape.rows * shape.width), dweight(shape.width);
+  const Device<T> x(in.x), weight(in.weight), dy(in.dy), dx(shape.rows * shape.width),
+      dweight(shape.width);
   const Device<float> rstd(want.rstd), partials(kNormPartials * shape.width);
-  RmsNormBackwardArgs<T> args{.dy = dy.get(), .x = x.get(), .weight = weight.get(), .rstd = rstd.get(), .dx = dx.get(),
-                              .dweight = dweight.get(), .partials = partials.get(), .rows = shape.rows,
+  RmsNormBackwardArgs<T> args{.dy = dy.get(),
+                              .x = x.get(),
+                              .weight = weight.get(),
+                              .rstd = rstd.get(),
+                              .dx = dx.get(),
+                              .dweight = dweight.get(),
+                              .partials = partials.get(),
+                              .rows = shape.rows,
                               .width = shape.width};
   ASSERT_EQ(cudaSuccess, RmsNormBackward(args, nullptr));
   EXPECT_LT(RelativeError(dx.Floats(), want.dx), OneRounding<T>());
   args.rows = 0;
   ASSERT_EQ(cudaSuccess, RmsNormBackward(args, nullptr));
-  EXPECT_EQ(std::vector<float>(shape.width, 0.0f), dweight.Floats());  // written, with the sum of nothing
+  EXPECT_EQ(std::vector<float>(shape.width, 0.0f),
+            dweight.Floats());  // written, with the sum of nothing
 }
 
 }  // namespace

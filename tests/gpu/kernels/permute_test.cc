@@ -1,5 +1,5 @@
-// Goal: slots are planned exactly as on the CPU, rows land where the plan says, and sums over a token's slots are the
-// CPU's.
+// Goal: slots are planned exactly as on the CPU, rows land where the plan says, and sums over a
+// token's slots are the CPU's.
 #include "kernels/cuda/permute.h"
 
 #include "kernels/cuda/swiglu.h"
@@ -32,9 +32,12 @@ struct Plan {
   std::vector<int64_t> offsets;
   std::vector<int32_t> slot, token_of;
 };
-Plan TwinPlan(const std::vector<int32_t>& choice, int64_t tokens, int top_k, const std::vector<int32_t>& group_of) {
-  Plan plan{std::vector<int64_t>(group_of.size() + 1), std::vector<int32_t>(choice.size()), std::vector<int32_t>(choice.size())};
-  kernels::PlanSlots(choice.data(), tokens, top_k, group_of, plan.offsets.data(), plan.slot.data(), plan.token_of.data());
+Plan TwinPlan(const std::vector<int32_t>& choice, int64_t tokens, int top_k,
+              const std::vector<int32_t>& group_of) {
+  Plan plan{std::vector<int64_t>(group_of.size() + 1), std::vector<int32_t>(choice.size()),
+            std::vector<int32_t>(choice.size())};
+  kernels::PlanSlots(choice.data(), tokens, top_k, group_of, plan.offsets.data(), plan.slot.data(),
+                     plan.token_of.data());
   return plan;
 }
 
@@ -45,11 +48,13 @@ TEST(PlanSlots, IsTheCpusExactly) {
     int top_k, experts;
     Routing routing;
   };
-  const Case cases[] = {{0, 8, 64, Routing::kRandom},      {1, 1, 1, Routing::kRandom},      {1, 8, 64, Routing::kRandom},
-                        {33, 3, 5, Routing::kRandom},      {1000, 1, 7, Routing::kOneExpert}, {5000, 1, 64, Routing::kOneExpert},
-                        {4097, 8, 512, Routing::kRandom},  {3000, 2, 1024, Routing::kRandom}, {16384, 8, 64, Routing::kRandom},
-                        {32768, 4, 32, Routing::kRandom},  {16384, 8, 96, Routing::kFirstExperts},
-                        {40000, 8, 300, Routing::kRandom}, {127, 8, 8, Routing::kRandom}};
+  const Case cases[] = {{0, 8, 64, Routing::kRandom},           {1, 1, 1, Routing::kRandom},
+                        {1, 8, 64, Routing::kRandom},           {33, 3, 5, Routing::kRandom},
+                        {1000, 1, 7, Routing::kOneExpert},      {5000, 1, 64, Routing::kOneExpert},
+                        {4097, 8, 512, Routing::kRandom},       {3000, 2, 1024, Routing::kRandom},
+                        {16384, 8, 64, Routing::kRandom},       {32768, 4, 32, Routing::kRandom},
+                        {16384, 8, 96, Routing::kFirstExperts}, {40000, 8, 300, Routing::kRandom},
+                        {127, 8, 8, Routing::kRandom}};
   for (const Case& c : cases) {
     SCOPED_TRACE(::testing::Message() << c.tokens << " tokens, " << c.top_k << " of " << c.experts);
     const auto choice = Choices(c.tokens, c.top_k, c.experts, c.routing);
@@ -57,11 +62,19 @@ TEST(PlanSlots, IsTheCpusExactly) {
     const Plan want = TwinPlan(choice, c.tokens, c.top_k, group_of);
     std::vector<int32_t> counts(c.experts, 0);
     for (const int32_t expert : choice) ++counts[expert];
-    const Device<int32_t> device_choice(choice), device_group(group_of), device_counts(c.experts), offsets(c.experts + 1),
-        slot(choice.size()), token_of(choice.size()), scratch(PlanSlotsScratch(c.tokens, c.experts));
-    ASSERT_EQ(cudaSuccess, PlanSlots({.choice = device_choice.get(), .group_of = device_group.get(), .counts = device_counts.get(),
-                                      .offsets = offsets.get(), .slot = slot.get(), .token_of = token_of.get(),
-                                      .scratch = scratch.get(), .tokens = c.tokens, .top_k = c.top_k, .experts = c.experts},
+    const Device<int32_t> device_choice(choice), device_group(group_of), device_counts(c.experts),
+        offsets(c.experts + 1), slot(choice.size()), token_of(choice.size()),
+        scratch(PlanSlotsScratch(c.tokens, c.experts));
+    ASSERT_EQ(cudaSuccess, PlanSlots({.choice = device_choice.get(),
+                                      .group_of = device_group.get(),
+                                      .counts = device_counts.get(),
+                                      .offsets = offsets.get(),
+                                      .slot = slot.get(),
+                                      .token_of = token_of.get(),
+                                      .scratch = scratch.get(),
+                                      .tokens = c.tokens,
+                                      .top_k = c.top_k,
+                                      .experts = c.experts},
                                      nullptr));
     EXPECT_EQ(counts, device_counts.Raw());
     EXPECT_EQ(std::vector<int32_t>(want.offsets.begin(), want.offsets.end()), offsets.Raw());
@@ -88,9 +101,11 @@ TYPED_TEST(PermuteTest, RowsAreGatheredAndScatteredExactly) {
       for (size_t i = 2; i < source.size(); i += 5) source[i] = -1;
       std::vector<float> want(3 * rows * width, 0.0f);
       for (int64_t row = 0; row < 3 * rows; ++row) {
-        if (source[row] >= 0) std::copy_n(x.begin() + source[row] * width, width, want.begin() + row * width);
+        if (source[row] >= 0)
+          std::copy_n(x.begin() + source[row] * width, width, want.begin() + row * width);
       }
-      ASSERT_EQ(cudaSuccess, GatherRows(device.get(), Device<int32_t>(source).get(), gathered.get(), 3 * rows, width, nullptr));
+      ASSERT_EQ(cudaSuccess, GatherRows(device.get(), Device<int32_t>(source).get(), gathered.get(),
+                                        3 * rows, width, nullptr));
       EXPECT_EQ(want, gathered.Floats());
 
       auto target = RandomOrder(rows);
@@ -99,9 +114,11 @@ TYPED_TEST(PermuteTest, RowsAreGatheredAndScatteredExactly) {
       const Device<T> scattered(old);
       want = old;
       for (int64_t row = 0; row < rows; ++row) {
-        if (target[row] >= 0) std::copy_n(x.begin() + row * width, width, want.begin() + target[row] * width);
+        if (target[row] >= 0)
+          std::copy_n(x.begin() + row * width, width, want.begin() + target[row] * width);
       }
-      ASSERT_EQ(cudaSuccess, ScatterRows(device.get(), Device<int32_t>(target).get(), scattered.get(), rows, width, nullptr));
+      ASSERT_EQ(cudaSuccess, ScatterRows(device.get(), Device<int32_t>(target).get(),
+                                         scattered.get(), rows, width, nullptr));
       EXPECT_EQ(want, scattered.Floats());
     }
   }
@@ -114,25 +131,35 @@ TYPED_TEST(PermuteTest, SumsOverSlotsAreTheCpus) {
     for (const int top_k : {1, 3, 4, 8, 11}) {
       for (const int64_t tokens : {1, 67}) {
         SCOPED_TRACE(::testing::Message() << tokens << " x " << width << " top " << top_k);
-        const auto rows = RandomValues<T>(tokens * top_k * width), residual = RandomValues<T>(tokens * width);
+        const auto rows = RandomValues<T>(tokens * top_k * width),
+                   residual = RandomValues<T>(tokens * width);
         const auto slot = RandomOrder(tokens * top_k);
         const auto rows_double = Doubles(rows);
         std::vector<double> sums(tokens * width, 0.0);
-        kernels::Unpermute(kernels::CombineArgs<double>{.expert_rows = rows_double.data(), .slot = slot.data(), .tokens = tokens,
-                                                        .top_k = top_k, .width = width},
+        kernels::Unpermute(kernels::CombineArgs<double>{.expert_rows = rows_double.data(),
+                                                        .slot = slot.data(),
+                                                        .tokens = tokens,
+                                                        .top_k = top_k,
+                                                        .width = width},
                            sums.data(), Pool());
         const Device<T> device_rows(rows), out(tokens * width), sum_in_place(residual);
         const Device<int32_t> device_slot(slot);
-        SumSlotsArgs<T> args{.rows = device_rows.get(), .slot = device_slot.get(), .out = out.get(), .tokens = tokens,
-                             .width = width, .top_k = top_k};
+        SumSlotsArgs<T> args{.rows = device_rows.get(),
+                             .slot = device_slot.get(),
+                             .out = out.get(),
+                             .tokens = tokens,
+                             .width = width,
+                             .top_k = top_k};
         ASSERT_EQ(cudaSuccess, SumSlots(args, nullptr));
-        // Terms of about 1: a sum of few elements may cancel, and its rounding is relative to the partial sums.
+        // Terms of about 1: a sum of few elements may cancel, and its rounding is relative to the
+        // partial sums.
         const double scale = std::max(Norm(sums), std::sqrt(static_cast<double>(tokens * width)));
         EXPECT_LT(ErrorOver(out.Floats(), sums, scale), OneRounding<T>());
         for (size_t i = 0; i < sums.size(); ++i) sums[i] += residual[i];
         args.residual = args.out = sum_in_place.get();
         ASSERT_EQ(cudaSuccess, SumSlots(args, nullptr));
-        EXPECT_LT(ErrorOver(sum_in_place.Floats(), sums, std::max(scale, Norm(sums))), OneRounding<T>());
+        EXPECT_LT(ErrorOver(sum_in_place.Floats(), sums, std::max(scale, Norm(sums))),
+                  OneRounding<T>());
       }
     }
   }
@@ -147,9 +174,11 @@ TEST(Permute, WeightsGoToSlotsAndBack) {
     for (int64_t i = 0; i < slots; ++i) want[slot[i]] = weight[i];
     const Device<float> device(weight), rows(slots), back(slots);
     const Device<int32_t> device_slot(slot);
-    ASSERT_EQ(cudaSuccess, WeightsToSlots(device.get(), device_slot.get(), rows.get(), slots, nullptr));
+    ASSERT_EQ(cudaSuccess,
+              WeightsToSlots(device.get(), device_slot.get(), rows.get(), slots, nullptr));
     EXPECT_EQ(want, rows.Floats());
-    ASSERT_EQ(cudaSuccess, WeightsFromSlots(rows.get(), device_slot.get(), back.get(), slots, nullptr));
+    ASSERT_EQ(cudaSuccess,
+              WeightsFromSlots(rows.get(), device_slot.get(), back.get(), slots, nullptr));
     EXPECT_EQ(weight, back.Floats());
   }
 }
@@ -173,14 +202,21 @@ TYPED_TEST(PermuteTest, OutputNormsAreTheCpus) {
     std::vector<int64_t> want(kExperts, 1000000), counts(kExperts, 0);
     for (const int32_t expert : choice) ++counts[expert];
     kernels::CombineWithNorms(
-        kernels::OutputNormArgs<double>{.combine = {.expert_rows = rows_double.data(), .weight = ones.data(), .slot = slot.data(),
-                                                    .tokens = tokens, .top_k = kTopK, .width = width},
-                                        .choice = choice.data(), .sums = want.data(), .experts = kExperts},
+        kernels::OutputNormArgs<double>{.combine = {.expert_rows = rows_double.data(),
+                                                    .weight = ones.data(),
+                                                    .slot = slot.data(),
+                                                    .tokens = tokens,
+                                                    .top_k = kTopK,
+                                                    .width = width},
+                                        .choice = choice.data(),
+                                        .sums = want.data(),
+                                        .experts = kExperts},
         out.data(), Pool());
     const Device<T> device(rows);
     const Device<int64_t> sums(std::vector<int64_t>(kExperts, 1000000));
-    ASSERT_EQ(cudaSuccess, AddOutputNorms(device.get(), Device<int32_t>(slot).get(), Device<int32_t>(choice).get(), slots, width,
-                                          sums.get(), nullptr));
+    ASSERT_EQ(cudaSuccess,
+              AddOutputNorms(device.get(), Device<int32_t>(slot).get(),
+                             Device<int32_t>(choice).get(), slots, width, sums.get(), nullptr));
     const auto got = sums.Raw();
     for (int expert = 0; expert < kExperts; ++expert) {
       // An fp32 sum of squares a row (2e-6), and rounding to a millionth each.
@@ -189,15 +225,17 @@ TYPED_TEST(PermuteTest, OutputNormsAreTheCpus) {
   }
 }
 
-// The CPU weighs rows when it combines them; the device when it gates them. Without a product in between both are the same
-// function, and so are their gradients.
+// The CPU weighs rows when it combines them; the device when it gates them. Without a product in
+// between both are the same function, and so are their gradients.
 TYPED_TEST(PermuteTest, WeightInTheGateIsWeightInTheCombination) {
   SKIP_WITHOUT_GPU();
   using T = TypeParam;
   constexpr int64_t kTokens = 53, kTopK = 4, kInner = 96, kSlots = kTokens * kTopK;
-  const auto gate_up = RandomValues<T>(kSlots * 2 * kInner), dout = RandomValues<T>(kTokens * kInner);
+  const auto gate_up = RandomValues<T>(kSlots * 2 * kInner),
+             dout = RandomValues<T>(kTokens * kInner);
   const auto weight = RandomValues<float>(kSlots);
-  const Plan plan = TwinPlan(Choices(kTokens, kTopK, 16, Routing::kRandom), kTokens, kTopK, RandomOrder(16));
+  const Plan plan =
+      TwinPlan(Choices(kTokens, kTopK, 16, Routing::kRandom), kTokens, kTopK, RandomOrder(16));
 
   std::vector<double> gate, up;
   for (int64_t row = 0; row < kSlots; ++row) {
@@ -206,10 +244,15 @@ TYPED_TEST(PermuteTest, WeightInTheGateIsWeightInTheCombination) {
     up.insert(up.end(), at + kInner, at + 2 * kInner);
   }
   const auto weight_double = Doubles(weight), dout_double = Doubles(dout);
-  std::vector<double> h(kSlots * kInner), out(kTokens * kInner, 0.0), dh(h.size()), dweight(kSlots), dgate_up;
+  std::vector<double> h(kSlots * kInner), out(kTokens * kInner, 0.0), dh(h.size()), dweight(kSlots),
+      dgate_up;
   kernels::Swiglu(gate.data(), up.data(), h.data(), kSlots * kInner, Pool());
-  const kernels::CombineArgs<double> combine{.expert_rows = h.data(), .weight = weight_double.data(), .slot = plan.slot.data(),
-                                             .tokens = kTokens, .top_k = kTopK, .width = kInner};
+  const kernels::CombineArgs<double> combine{.expert_rows = h.data(),
+                                             .weight = weight_double.data(),
+                                             .slot = plan.slot.data(),
+                                             .tokens = kTokens,
+                                             .top_k = kTopK,
+                                             .width = kInner};
   kernels::Combine(combine, out.data(), Pool());
   kernels::CombineBackward(combine, dout_double.data(), dh.data(), dweight.data(), Pool());
   kernels::SwigluBackward(gate.data(), up.data(), dh.data(), kSlots * kInner, Pool());
@@ -218,21 +261,35 @@ TYPED_TEST(PermuteTest, WeightInTheGateIsWeightInTheCombination) {
     dgate_up.insert(dgate_up.end(), up.begin() + row * kInner, up.begin() + (row + 1) * kInner);
   }
 
-  const Device<T> d_gate_up(gate_up), d_dout(dout), d_h(kSlots * kInner), d_out(kTokens * kInner), d_dh(kSlots * kInner);
+  const Device<T> d_gate_up(gate_up), d_dout(dout), d_h(kSlots * kInner), d_out(kTokens * kInner),
+      d_dh(kSlots * kInner);
   const Device<float> d_weight(weight), row_weight(kSlots), drow_weight(kSlots), d_dweight(kSlots);
   const Device<int32_t> slot(plan.slot), token_of(plan.token_of);
-  ASSERT_EQ(cudaSuccess, WeightsToSlots(d_weight.get(), slot.get(), row_weight.get(), kSlots, nullptr));
-  ASSERT_EQ(cudaSuccess, Swiglu(d_gate_up.get(), row_weight.get(), d_h.get(), kSlots, kInner, nullptr));
-  ASSERT_EQ(cudaSuccess, SumSlots(SumSlotsArgs<T>{.rows = d_h.get(), .slot = slot.get(), .out = d_out.get(), .tokens = kTokens,
-                                                  .width = kInner, .top_k = kTopK}, nullptr));
+  ASSERT_EQ(cudaSuccess,
+            WeightsToSlots(d_weight.get(), slot.get(), row_weight.get(), kSlots, nullptr));
+  ASSERT_EQ(cudaSuccess,
+            Swiglu(d_gate_up.get(), row_weight.get(), d_h.get(), kSlots, kInner, nullptr));
+  ASSERT_EQ(cudaSuccess, SumSlots(SumSlotsArgs<T>{.rows = d_h.get(),
+                                                  .slot = slot.get(),
+                                                  .out = d_out.get(),
+                                                  .tokens = kTokens,
+                                                  .width = kInner,
+                                                  .top_k = kTopK},
+                                  nullptr));
   EXPECT_LT(RelativeError(d_out.Floats(), out), 2 * OneRounding<T>());  // rows and sums are rounded
-  ASSERT_EQ(cudaSuccess, GatherRows(d_dout.get(), token_of.get(), d_dh.get(), kSlots, kInner, nullptr));
-  ASSERT_EQ(cudaSuccess, SwigluBackward(SwigluBackwardArgs<T>{.gate_up = d_gate_up.get(), .row_weight = row_weight.get(),
-                                                              .dh = d_dh.get(), .dgate_up = d_gate_up.get(),
-                                                              .drow_weight = drow_weight.get(), .rows = kSlots, .inner = kInner},
+  ASSERT_EQ(cudaSuccess,
+            GatherRows(d_dout.get(), token_of.get(), d_dh.get(), kSlots, kInner, nullptr));
+  ASSERT_EQ(cudaSuccess, SwigluBackward(SwigluBackwardArgs<T>{.gate_up = d_gate_up.get(),
+                                                              .row_weight = row_weight.get(),
+                                                              .dh = d_dh.get(),
+                                                              .dgate_up = d_gate_up.get(),
+                                                              .drow_weight = drow_weight.get(),
+                                                              .rows = kSlots,
+                                                              .inner = kInner},
                                         nullptr));
   EXPECT_LT(RelativeError(d_gate_up.Floats(), dgate_up), OneRounding<T>());
-  ASSERT_EQ(cudaSuccess, WeightsFromSlots(drow_weight.get(), slot.get(), d_dweight.get(), kSlots, nullptr));
+  ASSERT_EQ(cudaSuccess,
+            WeightsFromSlots(drow_weight.get(), slot.get(), d_dweight.get(), kSlots, nullptr));
   EXPECT_LT(RelativeError(d_dweight.Floats(), dweight), 1e-5);  // fp32 whatever T is
 }
 

@@ -10,7 +10,8 @@ namespace {
 struct Shape {
   int64_t rows, inner;
 };
-const Shape kShapes[] = {{1, 1}, {1, 8}, {3, 5}, {7, 64}, {1025, 1}, {130, 512}, {65, 1024}, {33, 1000}, {9, 1030}, {4, 3000}, {2, 9000}};
+const Shape kShapes[] = {{1, 1},     {1, 8},     {3, 5},    {7, 64},   {1025, 1}, {130, 512},
+                         {65, 1024}, {33, 1000}, {9, 1030}, {4, 3000}, {2, 9000}};
 
 template <typename T>
 class SwigluTest : public ::testing::Test {};
@@ -20,7 +21,8 @@ struct Case {
   Shape shape;
   std::vector<float> gate_up, weight, dh;
   std::vector<double> h, dgate_up, dweight;
-  double dweight_scale = 0;  // norm of the terms whose sums dweight is: the sums themselves may cancel
+  double dweight_scale =
+      0;  // norm of the terms whose sums dweight is: the sums themselves may cancel
 };
 
 template <typename T>
@@ -32,7 +34,8 @@ Case Draw(Shape shape, bool weighted) {
   c.dweight.assign(shape.rows, 0);
   for (int64_t row = 0; row < shape.rows; ++row) {
     const auto begin = c.gate_up.begin() + row * 2 * inner;
-    std::vector<double> gate(begin, begin + inner), up(begin + inner, begin + 2 * inner), h(inner), dh(inner);
+    std::vector<double> gate(begin, begin + inner), up(begin + inner, begin + 2 * inner), h(inner),
+        dh(inner);
     kernels::Swiglu(gate.data(), up.data(), h.data(), inner, Pool());
     for (int64_t i = 0; i < inner; ++i) {
       const double term = c.dh[row * inner + i] * h[i];
@@ -54,11 +57,13 @@ TYPED_TEST(SwigluTest, IsTheCpusTimesTheWeightOfTheRow) {
   using T = TypeParam;
   for (const Shape shape : kShapes) {
     for (const bool weighted : {false, true}) {
-      SCOPED_TRACE(::testing::Message() << shape.rows << " x " << shape.inner << " weighted " << weighted);
+      SCOPED_TRACE(::testing::Message()
+                   << shape.rows << " x " << shape.inner << " weighted " << weighted);
       const Case c = Draw<T>(shape, weighted);
       const Device<T> gate_up(c.gate_up), h(shape.rows * shape.inner);
       const Device<float> weight(c.weight);
-      ASSERT_EQ(cudaSuccess, Swiglu(gate_up.get(), weighted ? weight.get() : nullptr, h.get(), shape.rows, shape.inner, nullptr));
+      ASSERT_EQ(cudaSuccess, Swiglu(gate_up.get(), weighted ? weight.get() : nullptr, h.get(),
+                                    shape.rows, shape.inner, nullptr));
       EXPECT_LT(RelativeError(h.Floats(), c.h), OneRounding<T>());
     }
   }
@@ -69,12 +74,17 @@ TYPED_TEST(SwigluTest, GradientIsTheCpus) {
   using T = TypeParam;
   for (const Shape shape : kShapes) {
     for (const bool weighted : {false, true}) {
-      SCOPED_TRACE(::testing::Message() << shape.rows << " x " << shape.inner << " weighted " << weighted);
+      SCOPED_TRACE(::testing::Message()
+                   << shape.rows << " x " << shape.inner << " weighted " << weighted);
       const Case c = Draw<T>(shape, weighted);
       const Device<T> gate_up(c.gate_up), dh(c.dh), dgate_up(shape.rows * 2 * shape.inner);
       const Device<float> weight(c.weight), dweight(shape.rows);
-      SwigluBackwardArgs<T> args{.gate_up = gate_up.get(), .row_weight = weighted ? weight.get() : nullptr, .dh = dh.get(),
-                                 .dgate_up = dgate_up.get(), .drow_weight = dweight.get(), .rows = shape.rows,
+      SwigluBackwardArgs<T> args{.gate_up = gate_up.get(),
+                                 .row_weight = weighted ? weight.get() : nullptr,
+                                 .dh = dh.get(),
+                                 .dgate_up = dgate_up.get(),
+                                 .drow_weight = dweight.get(),
+                                 .rows = shape.rows,
                                  .inner = shape.inner};
       ASSERT_EQ(cudaSuccess, SwigluBackward(args, nullptr));
       EXPECT_LT(RelativeError(dgate_up.Floats(), c.dgate_up), OneRounding<T>());
