@@ -58,7 +58,7 @@ function(espalier_find_compiler_archive name out)
   execute_process(COMMAND ${CMAKE_CXX_COMPILER} -print-file-name=lib${name}.a OUTPUT_VARIABLE path
                   OUTPUT_STRIP_TRAILING_WHITESPACE)
   if(NOT EXISTS "${path}")
-    message(FATAL_ERROR "ESPALIER_STATIC=ON, but the compiler has no lib${name}.a (Debian: libgfortran-12-dev)")
+    message(FATAL_ERROR "ESPALIER_STATIC=ON, but the compiler has no lib${name}.a (Debian: gcc, gfortran)")
   endif()
   set(${out} "${path}" PARENT_SCOPE)
 endfunction()
@@ -70,10 +70,23 @@ foreach(name snappy z bz2 lz4 zstd gflags unwind lzma)
   espalier_find_archive(${name} ${name})
 endforeach()
 espalier_also(RocksDB::rocksdb-shared ${snappy} ${z} ${bz2} ${lz4} ${zstd} ${gflags} dl)
-espalier_also(PkgConfig::GLOG ${gflags} ${unwind} ${lzma})
+# libunwind brings the functions that unwind exceptions as well; libgcc's come first, so that they are the ones taken.
+espalier_find_compiler_archive(gcc_eh gcc_eh)
+espalier_also(PkgConfig::GLOG ${gflags} ${gcc_eh} ${unwind} ${lzma})
 espalier_also(PkgConfig::MPFR PkgConfig::GMP)
 espalier_also(OpenSSL::Crypto dl)
 
-add_link_options(-static-libstdc++ -static-libgcc)
+# pkg-config's way of naming it.
+if(TARGET re2::re2)
+  espalier_find_archive(re2 re2)
+  set_property(TARGET re2::re2 PROPERTY INTERFACE_LINK_LIBRARIES ${re2} Threads::Threads)
+endif()
+
+# A program has one libstdc++: beside a shared C++ library it is the shared one, named here because the archive comes last.
+foreach(target prometheus-cpp::core prometheus-cpp::pull benchmark::benchmark)
+  espalier_also(${target} -l:libstdc++.so.6 -l:libgcc_s.so.1)
+endforeach()
+
+# Debian's libunwind.a is not position-independent. The old kind of RPATH also holds for what shared libraries need.
+add_link_options(-static-libstdc++ -static-libgcc -no-pie -Wl,--disable-new-dtags)
 set(CMAKE_BUILD_RPATH "$ORIGIN/../lib")
-set(CMAKE_BUILD_RPATH_USE_ORIGIN ON)
