@@ -140,7 +140,7 @@ TYPED_TEST(AttentionTest, ForwardAndGradientAreTheCpus) {
                                       .dv = dfused.get() + q_width + kv_width,
                                       .delta = delta.get()};
     ASSERT_EQ(cudaSuccess, AttentionBackward(backward, nullptr));
-    // delta comes from the rounded output, so its error (2^-9 of it) adds to the last rounding's.
+    // delta comes from the rounded output, so its error (2^-8 of it) adds to the last rounding's.
     EXPECT_LT(RelativeError(dfused.Floats(), want.dfused), Tolerance<T>());
     backward.dq = again.get();
     backward.dk = again.get() + q_width;

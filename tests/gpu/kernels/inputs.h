@@ -14,11 +14,11 @@ namespace espalier::kernels::cuda {
 
 using Elements = ::testing::Types<float, __nv_bfloat16>;
 
-// Sums in fp32 and one rounding to T: bf16 keeps 8 bits, so an element is off by at most 2^-9 of
-// itself (1.95e-3); fp32 sums of a few thousand terms are off by far less than 1e-5.
+// Sums in fp32 and one rounding to T: bf16 keeps 8 bits, so an element is off by at most 2^-8 of
+// itself (3.91e-3); fp32 sums of a few thousand terms are off by far less than 1e-5.
 template <typename T>
 constexpr double OneRounding() {
-  return std::is_same_v<T, float> ? 1e-5 : 2.1e-3;
+  return std::is_same_v<T, float> ? 1e-5 : 4e-3;
 }
 
 inline base::ThreadPool& Pool() {
