@@ -7,13 +7,55 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// `write_value`: value is another array than master.
-template <typename T, int kV>
-__device__ __forceinline__ void Step(const AdamWArgs<T>& args, int64_t at, bool skipped,
-                                     bool write_value) {
+__device__ __forceinline__ float Join(__nv_bfloat16 value, int16_t low) {
+  const uint32_t upper = static_cast<uint32_t>(__bfloat16_as_ushort(value)) << 16;
+  return __uint_as_float(upper + static_cast<uint32_t>(static_cast<int32_t>(low)));
+}
+
+__device__ __forceinline__ void Split(float master, __nv_bfloat16& value, int16_t& low) {
+  const uint32_t bits = __float_as_uint(master), upper = (bits + 0x8000u) >> 16;
+  value = __ushort_as_bfloat16(static_cast<unsigned short>(upper));
+  low = static_cast<int16_t>(bits - (upper << 16));
+}
+
+// kN neighbouring elements in one access.
+template <typename U, int kN>
+struct alignas(sizeof(U) * kN) Together {
+  U at[kN];
+};
+
+template <int kN>
+__device__ __forceinline__ void LoadMaster(const __nv_bfloat16* value, const int16_t* low,
+                                           float (&master)[kN]) {
+  const auto values = *reinterpret_cast<const Together<__nv_bfloat16, kN>*>(value);
+  const auto lows = *reinterpret_cast<const Together<int16_t, kN>*>(low);
+#pragma unroll
+  for (int i = 0; i < kN; ++i) master[i] = Join(values.at[i], lows.at[i]);
+}
+
+template <int kN>
+__device__ __forceinline__ void StoreMaster(const float (&master)[kN], __nv_bfloat16* value,
+                                            int16_t* low) {
+  Together<__nv_bfloat16, kN> values;
+  Together<int16_t, kN> lows;
+#pragma unroll
+  for (int i = 0; i < kN; ++i) Split(master[i], values.at[i], lows.at[i]);
+  *reinterpret_cast<Together<__nv_bfloat16, kN>*>(value) = values;
+  *reinterpret_cast<Together<int16_t, kN>*>(low) = lows;
+}
+
+// Where the master is and what is written beside it.
+enum class Master { kAlone, kWithValue, kSplit };
+
+template <typename T, int kV, Master kMaster>
+__device__ __forceinline__ void Step(const AdamWArgs<T>& args, int64_t at, bool skipped) {
   float grad[kV], master[kV], moment1[kV], moment2[kV];
   LoadFloats(args.grad + at, grad);
-  LoadFloats(args.master + at, master);
+  if constexpr (kMaster == Master::kSplit) {
+    LoadMaster(args.value + at, args.low + at, master);
+  } else {
+    LoadFloats(args.master + at, master);
+  }
   LoadFloats(args.moment1 + at, moment1);
   LoadFloats(args.moment2 + at, moment2);
   if (skipped) return;  // after the loads, so that they do not wait for the flag
@@ -28,18 +70,55 @@ __device__ __forceinline__ void Step(const AdamWArgs<T>& args, int64_t at, bool 
   }
   StoreFloats(args.moment1 + at, moment1);
   StoreFloats(args.moment2 + at, moment2);
-  StoreFloats(args.master + at, master);
-  if (write_value) StoreFloats(args.value + at, master);
+  if constexpr (kMaster == Master::kSplit) {
+    StoreMaster(master, args.value + at, args.low + at);
+  } else {
+    StoreFloats(args.master + at, master);
+    if constexpr (kMaster == Master::kWithValue) StoreFloats(args.value + at, master);
+  }
 }
 
-template <typename T, int kV>
-__global__ void __launch_bounds__(kThreads) AdamWKernel(AdamWArgs<T> args, bool write_value) {
+template <typename T, int kV, Master kMaster>
+__global__ void __launch_bounds__(kThreads) AdamWKernel(AdamWArgs<T> args) {
   const bool skipped = args.skip != nullptr && *args.skip != 0;
   const int64_t packs = args.n / kV;
   const int64_t pack = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (pack < packs) Step<T, kV>(args, pack * kV, skipped, write_value);
+  if (pack < packs) Step<T, kV, kMaster>(args, pack * kV, skipped);
   const int64_t rest = packs * kV + pack;  // what does not fill a pack
-  if (rest < args.n) Step<T, 1>(args, rest, skipped, write_value);
+  if (rest < args.n) Step<T, 1, kMaster>(args, rest, skipped);
+}
+
+template <typename T, Master kMaster>
+cudaError_t LaunchAdamW(const AdamWArgs<T>& args, cudaStream_t stream) {
+  constexpr int kV = kVector<T>;
+  if (Aligned16({args.master, args.grad, args.moment1, args.moment2, args.value, args.low})) {
+    AdamWKernel<T, kV, kMaster>
+        <<<BlocksFor(args.n, kThreads * kV), kThreads, 0, stream>>>(args);
+  } else {
+    AdamWKernel<T, 1, kMaster><<<BlocksFor(args.n, kThreads), kThreads, 0, stream>>>(args);
+  }
+  return cudaGetLastError();
+}
+
+// One thread an element: these run when parameters come or go, not in a step.
+__global__ void __launch_bounds__(kThreads)
+    SplitKernel(const float* master, __nv_bfloat16* value, int16_t* low, int64_t n) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < n) Split(master[i], value[i], low[i]);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    JoinKernel(const __nv_bfloat16* value, const int16_t* low, float* master, int64_t n) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < n) master[i] = Join(value[i], low[i]);
+}
+
+__global__ void __launch_bounds__(kNormBlocks) SumKernel(const double* x, int64_t n, double* out) {
+  __shared__ double shared[kNormBlocks / 32];
+  double mine = 0;
+  for (int64_t i = threadIdx.x; i < n; i += kNormBlocks) mine += x[i];
+  const double sum = BlockSum<kNormBlocks>(mine, shared);
+  if (threadIdx.x == 0) *out = sum;
 }
 
 constexpr int kNormUnroll = 4;
@@ -109,16 +188,31 @@ cudaError_t Convert(const From* from, To* to, int64_t n, cudaStream_t stream) {
 
 template <typename T>
 cudaError_t AdamW(const AdamWArgs<T>& args, cudaStream_t stream) {
-  constexpr int kV = kVector<T>;
   if (args.n == 0) return cudaSuccess;
-  const bool write_value =
-      static_cast<const void*>(args.value) != static_cast<const void*>(args.master);
-  if (Aligned16({args.master, args.grad, args.moment1, args.moment2, args.value})) {
-    AdamWKernel<T, kV>
-        <<<BlocksFor(args.n, kThreads * kV), kThreads, 0, stream>>>(args, write_value);
-  } else {
-    AdamWKernel<T, 1><<<BlocksFor(args.n, kThreads), kThreads, 0, stream>>>(args, write_value);
+  if constexpr (!std::is_same_v<T, float>) {
+    if (args.low != nullptr) return LaunchAdamW<T, Master::kSplit>(args, stream);
   }
+  const bool alone = static_cast<const void*>(args.value) == static_cast<const void*>(args.master);
+  return alone ? LaunchAdamW<T, Master::kAlone>(args, stream)
+               : LaunchAdamW<T, Master::kWithValue>(args, stream);
+}
+
+cudaError_t SplitMaster(const float* master, __nv_bfloat16* value, int16_t* low, int64_t n,
+                        cudaStream_t stream) {
+  if (n == 0) return cudaSuccess;
+  SplitKernel<<<BlocksFor(n, kThreads), kThreads, 0, stream>>>(master, value, low, n);
+  return cudaGetLastError();
+}
+
+cudaError_t JoinMaster(const __nv_bfloat16* value, const int16_t* low, float* master, int64_t n,
+                       cudaStream_t stream) {
+  if (n == 0) return cudaSuccess;
+  JoinKernel<<<BlocksFor(n, kThreads), kThreads, 0, stream>>>(value, low, master, n);
+  return cudaGetLastError();
+}
+
+cudaError_t Sum(const double* x, int64_t n, double* out, cudaStream_t stream) {
+  SumKernel<<<1, kNormBlocks, 0, stream>>>(x, n, out);
   return cudaGetLastError();
 }
 

@@ -8,10 +8,19 @@
 
 namespace espalier::kernels::cuda {
 
-// One step over n elements, in one pass over memory (26 bytes an element read and written for bf16, 28 with the gradient):
-// the formulas of kernels/adamw.h on `master`; `value` becomes master rounded to T.
-//   master, moment1, moment2 [n] fp32   grad, value [n] T; value may be master when T is float
-//   skip: device flag, or null; when *skip != 0 nothing changes
+// A fp32 master in two halves: `value` is its upper half rounded to bf16 (ties away from zero), `low` what is left, as a signed number
+// of units in the last place of fp32. Together they are the master bit for bit, and the optimizer need not write the value beside it.
+//   master [n] fp32   value [n]   low [n]
+[[nodiscard]] cudaError_t SplitMaster(const float* master, __nv_bfloat16* value, int16_t* low, int64_t n,
+                                      cudaStream_t stream);
+[[nodiscard]] cudaError_t JoinMaster(const __nv_bfloat16* value, const int16_t* low, float* master, int64_t n,
+                                     cudaStream_t stream);
+
+// One step over n elements, in one pass over memory: the formulas of kernels/adamw.h on the master.
+//   grad, value [n] T   moment1, moment2 [n] fp32
+//   master  fp32 [n], and `value` becomes master rounded to T (28 bytes an element in bf16); value may be master when T is float
+//   low     or, with T = bf16: the master is value and low (26 bytes), and `master` is not read
+//   skip    device flag, or null; when *skip != 0 nothing changes
 template <typename T>
 struct AdamWArgs {
   float* master = nullptr;
@@ -24,6 +33,7 @@ struct AdamWArgs {
   float correction1 = 1, correction2 = 1;
   float grad_scale = 1;
   const int32_t* skip = nullptr;
+  int16_t* low = nullptr;
 };
 template <typename T>
 [[nodiscard]] cudaError_t AdamW(const AdamWArgs<T>& args, cudaStream_t stream);
@@ -32,6 +42,9 @@ template <typename T>
 inline constexpr int kNormBlocks = 1024;
 template <typename T>
 [[nodiscard]] cudaError_t SquaredNorm(const T* x, int64_t n, double* partials, double* out, cudaStream_t stream);
+
+// *out = the sum of x[0..n), in a fixed order.
+[[nodiscard]] cudaError_t Sum(const double* x, int64_t n, double* out, cudaStream_t stream);
 
 // value = master rounded to T, and the other way round.
 template <typename T>

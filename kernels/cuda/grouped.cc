@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "kernels/cuda/adamw.h"
 #include "kernels/cuda/device_facts.h"
 #include "kernels/cuda/hopper/grouped_hopper.h"
 
@@ -37,7 +38,15 @@ cudaError_t GroupedGradient(const GroupedGradientArgs<T>& args, cudaStream_t str
     if (const cudaError_t error = OnHopper(use_hopper); error != cudaSuccess) return error;
     if (use_hopper && hopper::Takes(args)) return hopper::GroupedGradient(args, stream);
   }
-  return GroupedGradientPlain(args, stream);
+  if (const cudaError_t error = GroupedGradientPlain(args, stream); error != cudaSuccess || args.squares == nullptr) {
+    return error;
+  }
+  static_assert(kGradientSquares > kNormBlocks);
+  if (const cudaError_t error = SquaredNorm<T>(args.c, args.groups * args.m * args.n, args.squares + 1, args.squares, stream);
+      error != cudaSuccess) {
+    return error;
+  }
+  return cudaMemsetAsync(args.squares + 1, 0, kNormBlocks * sizeof(double), stream);
 }
 
 #define ESPALIER_INSTANTIATE(T)                                                         \

@@ -31,6 +31,9 @@ template <typename T>
 [[nodiscard]] cudaError_t GroupedMatmulPlain(const GroupedMatmulArgs<T>& args, cudaStream_t stream);
 
 // c_g[m, n] = a[rows, m]^T b[rows, n], written; an empty group's is zeros.   c [groups, m * n]
+//   squares  null, or [kGradientSquares] doubles, zero before the first use: their sum becomes that of c's squares, which costs nothing
+//            beside the product. The same bits for the same inputs.
+inline constexpr int kGradientSquares = 2048;
 template <typename T>
 struct GroupedGradientArgs {
   const int32_t* offsets = nullptr;
@@ -40,9 +43,11 @@ struct GroupedGradientArgs {
   const T* b = nullptr;
   T* c = nullptr;
   int64_t m = 0, n = 0;
+  double* squares = nullptr;
 };
 template <typename T>
 [[nodiscard]] cudaError_t GroupedGradient(const GroupedGradientArgs<T>& args, cudaStream_t stream);
+// `squares` is not read.
 template <typename T>
 [[nodiscard]] cudaError_t GroupedGradientPlain(const GroupedGradientArgs<T>& args, cudaStream_t stream);
 

@@ -28,15 +28,11 @@ __global__ void __launch_bounds__(kThreads) LogProbKernel(LogProbArgs<T> args) {
   if constexpr (kEntropy) args.entropy[row] = all.Entropy();
 }
 
+// A row of logits becomes its gradient; `threads` threads share it.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    GradientKernel(T* all_logits, const int32_t* targets, const float* lses, const float* dlogps,
-                   int64_t vocabulary) {
-  const int64_t row = blockIdx.x;
-  T* logits = all_logits + row * vocabulary;
-  const int32_t target = targets[row];
-  const float lse = lses[row], dlogp = target < 0 ? 0.0f : dlogps[row];
-  VisitRow<kUnroll>(logits, 0, static_cast<int>(vocabulary), threadIdx.x, kThreads,
+__device__ __forceinline__ void WriteGradient(T* logits, int32_t target, float lse, float dlogp,
+                                              int64_t vocabulary, int threads) {
+  VisitRow<kUnroll>(logits, 0, static_cast<int>(vocabulary), threadIdx.x, threads,
                     [&]<int kN>(int first, float(&values)[kN]) {
 #pragma unroll
                       for (int i = 0; i < kN; ++i) {
@@ -45,6 +41,36 @@ __global__ void __launch_bounds__(kThreads)
                       }
                       StoreFloats(logits + first, values);
                     });
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    GradientKernel(T* all_logits, const int32_t* targets, const float* lses, const float* dlogps,
+                   int64_t vocabulary) {
+  const int64_t row = blockIdx.x;
+  const int32_t target = targets[row];
+  WriteGradient(all_logits + row * vocabulary, target, lses[row], target < 0 ? 0.0f : dlogps[row],
+                vocabulary, kThreads);
+}
+
+// Few rows at a time, so that all of them stay in the cache until they are read again.
+constexpr int kFusedThreads = 1024;
+
+template <typename T>
+__global__ void __launch_bounds__(kFusedThreads, 2)
+    FusedKernel(T* all_logits, const int32_t* targets, const float* dlogps, float* logps,
+                int64_t vocabulary) {
+  __shared__ SoftmaxSums shared[kFusedThreads / 32];
+  const int64_t row = blockIdx.x;
+  T* logits = all_logits + row * vocabulary;
+  SoftmaxSums mine;
+  VisitRow<kUnroll>(logits, 0, static_cast<int>(vocabulary), threadIdx.x, kFusedThreads,
+                    [&](int, const auto& values) { mine.Add<T, false>(values); });
+  const float lse = BlockMerge<kFusedThreads>(mine, shared).LogSumExp();
+  const int32_t target = targets[row];
+  if (threadIdx.x == 0) logps[row] = target < 0 ? 0.0f : ToFloat(logits[target]) - lse;
+  __syncthreads();  // the target's logit is read before it is overwritten
+  WriteGradient(logits, target, lse, target < 0 ? 0.0f : dlogps[row], vocabulary, kFusedThreads);
 }
 
 }  // namespace
@@ -72,10 +98,22 @@ cudaError_t LogitsGradient(T* logits, const int32_t* targets, const float* lse, 
   return cudaGetLastError();
 }
 
+template <typename T>
+cudaError_t LogProbAndGradient(T* logits, const int32_t* targets, const float* dlogp, float* logp,
+                               int64_t rows, int64_t vocabulary, cudaStream_t stream) {
+  if (rows == 0) return cudaSuccess;
+  if (vocabulary < 1 || vocabulary > INT32_MAX / 2) return cudaErrorInvalidValue;
+  FusedKernel<T><<<static_cast<unsigned>(rows), kFusedThreads, 0, stream>>>(logits, targets, dlogp,
+                                                                            logp, vocabulary);
+  return cudaGetLastError();
+}
+
 #define ESPALIER_INSTANTIATE(T)                                                                   \
   template cudaError_t LogProb<T>(const LogProbArgs<T>&, cudaStream_t);                           \
   template cudaError_t LogitsGradient<T>(T*, const int32_t*, const float*, const float*, int64_t, \
-                                         int64_t, cudaStream_t);
+                                         int64_t, cudaStream_t);                                  \
+  template cudaError_t LogProbAndGradient<T>(T*, const int32_t*, const float*, float*, int64_t,   \
+                                             int64_t, cudaStream_t);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(__nv_bfloat16)
 #undef ESPALIER_INSTANTIATE

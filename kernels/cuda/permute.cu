@@ -59,6 +59,33 @@ cudaError_t Move(const T* x, const int32_t* index, T* out, int64_t rows, int64_t
   return cudaGetLastError();
 }
 
+constexpr int kSpreadUnroll = 2;
+
+template <typename T, int kV>
+__global__ void __launch_bounds__(kThreads)
+    SpreadKernel(const T* __restrict__ x, const int32_t* __restrict__ slot, T* __restrict__ out,
+                 int top_k, int64_t width, RowTiles tiles) {
+  const uint32_t size = tiles.size();
+  for (uint32_t first = threadIdx.x; first < size; first += kThreads * kSpreadUnroll) {
+    Pack<T, kV> kept[kSpreadUnroll];
+#pragma unroll
+    for (int u = 0; u < kSpreadUnroll; ++u) {
+      const uint32_t item = first + u * kThreads;
+      if (item >= size) break;
+      const int64_t token = tiles.first_row() + item / tiles.vectors;
+      kept[u] = LoadPack<T, kV>(x + token * width + static_cast<int64_t>(item % tiles.vectors) * kV);
+    }
+#pragma unroll
+    for (int u = 0; u < kSpreadUnroll; ++u) {
+      const uint32_t item = first + u * kThreads;
+      if (item >= size) break;
+      const int32_t* to = slot + (tiles.first_row() + item / tiles.vectors) * top_k;
+      const int64_t column = static_cast<int64_t>(item % tiles.vectors) * kV;
+      for (int k = 0; k < top_k; ++k) StorePack(out + to[k] * width + column, kept[u]);
+    }
+  }
+}
+
 constexpr int kSlotsAtOnce = 4;
 
 template <typename T, int kV>
@@ -141,6 +168,22 @@ cudaError_t ScatterRows(const T* x, const int32_t* target, T* out, int64_t rows,
 }
 
 template <typename T>
+cudaError_t SpreadRows(const T* x, const int32_t* slot, T* out, int64_t tokens, int top_k,
+                       int64_t width, cudaStream_t stream) {
+  constexpr int kV = kVector<T>;
+  if (tokens == 0 || width == 0) return cudaSuccess;
+  if (width % kV == 0 && Aligned16({x, out})) {
+    const RowTiles tiles(tokens, width / kV);
+    SpreadKernel<T, kV>
+        <<<tiles.blocks(), kThreads, 0, stream>>>(x, slot, out, top_k, width, tiles);
+  } else {
+    const RowTiles tiles(tokens, width);
+    SpreadKernel<T, 1><<<tiles.blocks(), kThreads, 0, stream>>>(x, slot, out, top_k, width, tiles);
+  }
+  return cudaGetLastError();
+}
+
+template <typename T>
 cudaError_t SumSlots(const SumSlotsArgs<T>& args, cudaStream_t stream) {
   constexpr int kV = kVector<T>;
   if (args.tokens == 0 || args.width == 0) return cudaSuccess;
@@ -192,6 +235,8 @@ cudaError_t AddOutputNorms(const T* rows, const int32_t* slot, const int32_t* ch
                                      cudaStream_t);                                         \
   template cudaError_t ScatterRows<T>(const T*, const int32_t*, T*, int64_t, int64_t,       \
                                       cudaStream_t);                                        \
+  template cudaError_t SpreadRows<T>(const T*, const int32_t*, T*, int64_t, int, int64_t,   \
+                                     cudaStream_t);                                         \
   template cudaError_t SumSlots<T>(const SumSlotsArgs<T>&, cudaStream_t);                   \
   template cudaError_t AddOutputNorms<T>(const T*, const int32_t*, const int32_t*, int64_t, \
                                          int64_t, int64_t*, cudaStream_t);

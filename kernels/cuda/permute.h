@@ -39,6 +39,12 @@ template <typename T>
 [[nodiscard]] cudaError_t ScatterRows(const T* x, const int32_t* target, T* out, int64_t rows, int64_t width,
                                       cudaStream_t stream);
 
+// out[slot[token, k]] = x[token] for every k: what GatherRows by token_of does, with each row read once instead of K times.
+//   x [tokens, width]   slot [tokens, top_k], all different   out [tokens * top_k, width]
+template <typename T>
+[[nodiscard]] cudaError_t SpreadRows(const T* x, const int32_t* slot, T* out, int64_t tokens, int top_k, int64_t width,
+                                     cudaStream_t stream);
+
 // out[token] = residual[token] (zero when null) + sum over k of rows[slot[token, k]], summed in fp32 in order of k.
 //   rows [S, width]   residual, out [N, width]; out may be residual
 template <typename T>

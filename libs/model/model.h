@@ -1,6 +1,7 @@
 // Model<T>: the MoE transformer of one rank. Dense parameters are replicated on all ranks, experts live on one.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -135,6 +136,17 @@ class Model {
   // (the caller's share of the global batch). (collective; ranks may have different token counts, even none)
   using LossFunction = std::function<void(std::span<const T> logps, std::span<T> dlogps)>;
   virtual absl::Status ForwardBackward(const Batch& batch, const LossFunction& loss, T aux_scale) = 0;
+  // The same for a loss that is linear in logps: its slopes `dlogps` are known beforehand (cross-entropy), so that no device need wait
+  // for the host. `logps` is filled. (collective)
+  virtual absl::Status ForwardBackwardLinear(const Batch& batch, std::span<const T> dlogps, T aux_scale, std::vector<T>* logps) {
+    return ForwardBackward(
+        batch,
+        [&](std::span<const T> found, std::span<T> slopes) {
+          logps->assign(found.begin(), found.end());
+          std::copy(dlogps.begin(), dlogps.end(), slopes.begin());
+        },
+        aux_scale);
+  }
   virtual void ZeroGradients() = 0;
 
   // Route counts of the last Forward, ForwardBackward or Generate, by layer (empty for dense layers).

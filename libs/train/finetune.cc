@@ -37,9 +37,7 @@ class FinetuneStage final : public Stage {
 
     UpdateRequest request;
     request.batch = &batch;
-    request.loss = [&](std::span<const float> logps, std::span<float> dlogps) {
-      return CrossEntropy(batch.targets, logps, static_cast<double>(counts.Sum(targets)), dlogps);
-    };
+    request.cross_entropy_targets = static_cast<double>(counts.Sum(targets));
     request.aux_scale =
         static_cast<double>(batch.tokens.size()) / static_cast<double>(counts.Sum(tokens));
     request.optimizer = &spec_.optimizer();

@@ -32,9 +32,7 @@ class PretrainStage final : public Stage {
         static_cast<double>(spec_.batch_sequences()) * spec_.sequence_length();
     UpdateRequest request;
     request.batch = &batch;
-    request.loss = [&](std::span<const float> logps, std::span<float> dlogps) {
-      return CrossEntropy(batch.targets, logps, global_tokens, dlogps);
-    };
+    request.cross_entropy_targets = global_tokens;
     request.aux_scale = static_cast<double>(batch.tokens.size()) / global_tokens;
     request.optimizer = &spec_.optimizer();
     request.learning_rate = LearningRate(spec_.optimizer(), step, spec_.steps());

@@ -22,18 +22,39 @@ void CountSkip(RunState& state, const UpdateResult& result) {
              {"gradient_norm", FormatDouble(result.gradient_norm)}});
 }
 
+// Its slopes are the same whatever the model says.
+absl::StatusOr<double> RunCrossEntropy(model::Model<float>& model, const UpdateRequest& request) {
+  const std::vector<int32_t>& targets = request.batch->targets;
+  std::vector<float> dlogps(targets.size(), 0.0f), logps;
+  const auto slope = static_cast<float>(-1.0 / request.cross_entropy_targets);
+  for (size_t i = 0; i < targets.size(); ++i) {
+    if (targets[i] >= 0) dlogps[i] = slope;
+  }
+  RETURN_IF_ERROR(model.ForwardBackwardLinear(*request.batch, dlogps,
+                                              static_cast<float>(request.aux_scale), &logps));
+  double loss = 0;
+  for (size_t i = 0; i < targets.size(); ++i) {
+    if (targets[i] >= 0) loss -= logps[i];
+  }
+  return loss / request.cross_entropy_targets;
+}
+
 }  // namespace
 
 absl::StatusOr<UpdateResult> RunUpdate(RunState& state, const UpdateRequest& request) {
   model::Model<float>& model = *state.model;
   model.ZeroGradients();
   double local_loss = 0;
-  RETURN_IF_ERROR(model.ForwardBackward(
-      *request.batch,
-      [&](std::span<const float> logps, std::span<float> dlogps) {
-        local_loss = request.loss(logps, dlogps);
-      },
-      static_cast<float>(request.aux_scale)));
+  if (request.loss) {
+    RETURN_IF_ERROR(model.ForwardBackward(
+        *request.batch,
+        [&](std::span<const float> logps, std::span<float> dlogps) {
+          local_loss = request.loss(logps, dlogps);
+        },
+        static_cast<float>(request.aux_scale)));
+  } else {
+    ASSIGN_OR_RETURN(local_loss, RunCrossEntropy(model, request));
+  }
   state.loads.Add(model.route_counts(), model.output_norms());
 
   const absl::Time sync_start = absl::Now();
@@ -69,18 +90,6 @@ absl::StatusOr<UpdateResult> RunUpdate(RunState& state, const UpdateRequest& req
   state.phases.set_optimizer_seconds(state.phases.optimizer_seconds() +
                                      absl::ToDoubleSeconds(absl::Now() - optimizer_start));
   return result;
-}
-
-double CrossEntropy(std::span<const int32_t> targets, std::span<const float> logps,
-                    double global_targets, std::span<float> dlogps) {
-  double loss = 0;
-  const float slope = static_cast<float>(-1.0 / global_targets);
-  for (size_t i = 0; i < targets.size(); ++i) {
-    if (targets[i] < 0) continue;
-    loss -= logps[i];
-    dlogps[i] = slope;
-  }
-  return loss / global_targets;
 }
 
 }  // namespace espalier::train

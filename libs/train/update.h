@@ -11,8 +11,10 @@ namespace espalier::train {
 struct UpdateRequest {
   const model::Batch* batch = nullptr;
   // Fills dlogps and returns this rank's part of the loss (a sum that is already divided by the
-  // global count).
+  // global count). Empty for cross-entropy:
   std::function<double(std::span<const float> logps, std::span<float> dlogps)> loss;
+  // the mean negative log-probability of this many targets over all ranks.
+  double cross_entropy_targets = 0;
   // This rank's share of the global batch's tokens.
   double aux_scale = 0;
   const v1::OptimizerSpec* optimizer = nullptr;
@@ -29,9 +31,5 @@ struct UpdateResult {
 
 // (collective)
 absl::StatusOr<UpdateResult> RunUpdate(RunState& state, const UpdateRequest& request);
-
-// Mean negative log-probability: the loss of pretraining and finetuning.
-double CrossEntropy(std::span<const int32_t> targets, std::span<const float> logps,
-                    double global_targets, std::span<float> dlogps);
 
 }  // namespace espalier::train

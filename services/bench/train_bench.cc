@@ -80,6 +80,9 @@ absl::StatusOr<RankResult> RunRank(const TrainBenchOptions& options, int rank,
   for (int i = 0; i < kBatches; ++i) batches.push_back(DrawBatch(options, rank, i));
   const double targets = static_cast<double>(options.geometry.tokens()) * communicator.size();
 
+  const std::vector<float> slopes(options.geometry.tokens(), static_cast<float>(-1.0 / targets));
+  std::vector<float> logps;
+
   RankResult result;
   result.parameters = model->TotalParameters();
   const v1::OptimizerSpec spec = OptimizerSpec();
@@ -93,15 +96,9 @@ absl::StatusOr<RankResult> RunRank(const TrainBenchOptions& options, int rank,
     const double begin = Now();
     double loss = 0;
     model->ZeroGradients();
-    RETURN_IF_ERROR(model->ForwardBackward(
-        batches[step % kBatches],
-        [&](std::span<const float> logps, std::span<float> dlogps) {
-          for (size_t i = 0; i < logps.size(); ++i) {
-            loss -= logps[i] / targets;
-            dlogps[i] = static_cast<float>(-1.0 / targets);
-          }
-        },
-        static_cast<float>(1.0 / communicator.size())));
+    RETURN_IF_ERROR(model->ForwardBackwardLinear(
+        batches[step % kBatches], slopes, static_cast<float>(1.0 / communicator.size()), &logps));
+    for (const float logp : logps) loss -= logp / targets;
     RETURN_IF_ERROR(optimizer.ReduceDense());
     ASSIGN_OR_RETURN(const train::Optimizer::SquaredNorms norms, optimizer.MeasureNorms());
     const double computed = Now();

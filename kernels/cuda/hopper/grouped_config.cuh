@@ -46,6 +46,7 @@ struct GroupedParams {
   __nv_bfloat16* out;
   int groups;
   int m, n, k;  // m: rows of a gradient matrix, else unused; k: unused by the gradient
+  double* squares = nullptr;  // of the gradient: null, or one sum of squares a computing warp
 };
 
 }  // namespace espalier::kernels::cuda::hopper

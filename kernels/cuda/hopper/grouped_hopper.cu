@@ -62,6 +62,7 @@ cudaError_t Launch(const CUtensorMap& a, const CUtensorMap& b, const CUtensorMap
   DeviceFacts facts;
   if (const cudaError_t error = CurrentDeviceFacts(facts); error != cudaSuccess) return error;
   const int blocks = facts.multiprocessors / kClusterSize * kClusterSize;
+  if (blocks * 8 > kGradientSquares) return cudaErrorInvalidValue;  // a computing warp has a place in `squares`
   GroupedKernel<Config><<<blocks, kThreads, kSharedBytes, stream>>>(a, b, out, params);
   return cudaGetLastError();
 }
@@ -102,7 +103,8 @@ cudaError_t GroupedGradient(const GroupedGradientArgs<__nv_bfloat16>& args, cuda
       !MakeMap(out, args.c, args.n, args.m, args.groups, kBoxRows)) {
     return cudaErrorInvalidValue;
   }
-  const GroupedParams params = {args.offsets, args.c,  args.groups, static_cast<int>(args.m), static_cast<int>(args.n), 0};
+  const GroupedParams params = {args.offsets, args.c, args.groups, static_cast<int>(args.m), static_cast<int>(args.n), 0,
+                                args.squares};
   return Launch<Config>(a, b, out, params, stream);
 }
 

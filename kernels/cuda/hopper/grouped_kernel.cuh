@@ -70,12 +70,27 @@ class Computer {
       } else {
         Multiply(sums, tile, steps);
       }
+      if (Config::kGradient && params_.squares != nullptr) AddSquares(sums);
       StoreTile<Config>(sums, tile, tile.m0 + group_ * 64 + thread_ / 32 * 16, ring_, params_, map_out_, thread_ % 32);
+    }
+    if (Config::kGradient && params_.squares != nullptr) {
+#pragma unroll
+      for (int step = 16; step > 0; step /= 2) squares_ += __shfl_xor_sync(~0u, squares_, step);
+      if (thread_ % 32 == 0) params_.squares[blockIdx.x * 8 + group_ * 4 + thread_ / 32] = squares_;
     }
     if (thread_ % 32 == 0) CopyOutWait<0>();
   }
 
  private:
+  // Which tiles a CTA computes, and in which order, follows from the offsets: so do the bits of the sum. What lies outside
+  // the matrix is zero.
+  __device__ __forceinline__ void AddSquares(const float (&sums)[128]) {
+    float tile = 0.0f;
+#pragma unroll
+    for (const float sum : sums) tile += sum * sum;
+    squares_ += tile;
+  }
+
   __device__ __forceinline__ uint32_t full(int stage) const { return base_ + kBarriersOffset + stage * 8; }
   __device__ __forceinline__ uint32_t empty(int stage) const { return full(kStages + stage); }
 
@@ -145,6 +160,7 @@ class Computer {
   const uint64_t descriptor_a_, descriptor_b_;
   BoxRing ring_;
   StageCursor cursor_;
+  double squares_ = 0.0;
 };
 
 template <class Config>

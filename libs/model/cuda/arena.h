@@ -1,4 +1,5 @@
-// Arena<T>: the device memory of many weights together: values, gradients, fp32 masters and moments, each array in one piece.
+// Arena<T>: the device memory of many weights together: values, gradients, the rest of their fp32 masters, and moments, each array in one
+// piece.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +16,12 @@ struct Slice {
   int64_t offset = 0, size = 0;
 };
 
-// T is what products read: __nv_bfloat16 beside fp32 masters, or float, whose values are the masters. Not thread-safe.
+// T is what products read: __nv_bfloat16, the upper half of a fp32 master whose lower half stands beside it (kernels/cuda/adamw.h), or
+// float, the master itself. Not thread-safe.
 template <typename T>
 class Arena {
  public:
-  static constexpr bool kMasters = !std::is_same_v<T, float>;
+  static constexpr bool kHalves = !std::is_same_v<T, float>;
 
   // Before Allocate. Aligned to 256 elements.
   Slice Add(int64_t size) {
@@ -34,20 +36,15 @@ class Arena {
   absl::Status Allocate(cudaStream_t stream) {
     RETURN_IF_ERROR(Zeroed(values_, stream));
     RETURN_IF_ERROR(Zeroed(gradients_, stream));
-    if (kMasters) RETURN_IF_ERROR(Zeroed(masters_, stream));
+    if (kHalves) RETURN_IF_ERROR(Zeroed(lows_, stream));
     RETURN_IF_ERROR(Zeroed(moments1_, stream));
     return Zeroed(moments2_, stream);
   }
 
   T* value(const Slice& slice = {}) const { return values_.data() + slice.offset; }
   T* gradient(const Slice& slice = {}) const { return gradients_.data() + slice.offset; }
-  float* master(const Slice& slice = {}) const {
-    if constexpr (kMasters) {
-      return masters_.data() + slice.offset;
-    } else {
-      return values_.data() + slice.offset;
-    }
-  }
+  // Null where values are masters.
+  int16_t* low(const Slice& slice = {}) const { return kHalves ? lows_.data() + slice.offset : nullptr; }
   float* moment1(const Slice& slice = {}) const { return moments1_.data() + slice.offset; }
   float* moment2(const Slice& slice = {}) const { return moments2_.data() + slice.offset; }
 
@@ -61,7 +58,8 @@ class Arena {
 
   int64_t size_ = 0;
   kernels::cuda::Buffer<T> values_, gradients_;
-  kernels::cuda::Buffer<float> masters_, moments1_, moments2_;
+  kernels::cuda::Buffer<int16_t> lows_;
+  kernels::cuda::Buffer<float> moments1_, moments2_;
 };
 
 }  // namespace espalier::model

@@ -2,7 +2,6 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/cuda/adamw.h"
 #include "libs/model/batch.h"
 #include "libs/model/cuda/cuda_model.h"
 
@@ -42,6 +41,7 @@ absl::Status CudaModel<T>::SetUp(uint64_t seed) {
   ASSIGN_OR_RETURN(stream_owner_, kernels::cuda::MakeStream());
   stream_ = stream_owner_.get();
   timeline_ = std::make_unique<EventTimeline>(stream_);
+  ASSIGN_OR_RETURN(sent_, kernels::cuda::MakeEvent());
   constexpr bool kBf16 = !std::is_same_v<T, float>;
   // The choice among measured algorithms could differ from run to run, and with it the last bits of fp32.
   ASSIGN_OR_RETURN(matmul_, kernels::cuda::Matmul::Create(/*tune=*/kBf16));
@@ -68,13 +68,7 @@ absl::Status CudaModel<T>::SetUp(uint64_t seed) {
     for (; begin < end; ++begin) {
       const Placed<T>& place = places[begin];
       const Slice slice{place.offset, place.host->size()};
-      RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(place.arena->master(slice), place.host->value.data(),
-                                           slice.size * sizeof(float), cudaMemcpyHostToDevice,
-                                           stream_));
-      if constexpr (Arena<T>::kMasters) {
-        RETURN_IF_CUDA_ERROR(kernels::cuda::RoundTo<T>(
-            place.arena->master(slice), place.arena->value(slice), slice.size, stream_));
-      }
+      RETURN_IF_ERROR(TakeMaster(*place.arena, slice, place.host->value.data()));
       RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
       place.host->value = {};
     }
@@ -91,6 +85,9 @@ absl::Status CudaModel<T>::TakeLayout() {
   RETURN_IF_ERROR(counts_.Reserve(cells));
   RETURN_IF_ERROR(norm_sums_.Reserve(cells));
   RETURN_IF_ERROR(aux_sum_.Reserve(1));
+  RETURN_IF_ERROR(expert_squares_.Reserve(squares_size()));
+  RETURN_IF_CUDA_ERROR(
+      cudaMemsetAsync(expert_squares_.data(), 0, squares_size() * sizeof(double), stream_));
   exchanges_.clear();
   std::vector<uint8_t> masked(cells, 0);
   std::vector<int32_t> group_of(cells, 0);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/cuda/attention_cudnn.h"
+#include "kernels/cuda/grouped.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/router.h"
 #include "kernels/cuda/runtime.h"
@@ -34,6 +35,8 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   int64_t TotalParameters() const override;
   absl::Status Forward(const Batch& batch, std::vector<float>* logps, std::vector<float>* entropies) override;
   absl::Status ForwardBackward(const Batch& batch, const LossFunction& loss, float aux_scale) override;
+  absl::Status ForwardBackwardLinear(const Batch& batch, std::span<const float> dlogps, float aux_scale,
+                                     std::vector<float>* logps) override;
   void ZeroGradients() override { gradients_clear_ = true; }
   const std::vector<LayerRouteCounts>& route_counts() const override { return route_counts_; }
   void MeasureOutputNorms(bool on) override { measure_norms_ = on; }
@@ -84,6 +87,7 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
                               bool add);
 
   // pass.cc
+  // Copies by way of page-locked memory, so that neither the values nor the stream are waited for.
   template <typename U>
   absl::Status Upload(std::span<const U> values, Buffer<U>& device);
   absl::StatusOr<CudaPass<T>> PackedPass(const Batch& batch);
@@ -96,7 +100,12 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   absl::Status EmbeddingGradient(std::span<const int32_t> tokens, const T* dx);
   absl::Status GiveRoutes(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
   absl::Status TakeRoutes(const CudaPass<T>& pass, int layer, const CudaActivations<T>& act);
-  // Route counts, output norms and the auxiliary loss of a pass to the host. Waits for the stream.
+  // Checks a batch and prepares its pass.
+  absl::StatusOr<CudaPass<T>> BeginTraining(const Batch& batch);
+  // Route counts, output norms and the auxiliary loss of a pass on their way to the host, and taken over once they are there.
+  absl::Status SendCounts();
+  void TakeCounts();
+  // Both, and the wait for the stream between them.
   absl::Status FetchCounts();
   absl::Status ClearGradients();
 
@@ -117,11 +126,23 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   absl::Status MoeBackward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* dx, T* dh2, float aux_scale);
   kernels::cuda::RouterArgs RouterArgsOf(int layer, const CudaActivations<T>& act, int64_t tokens) const;
   absl::Status ExpertProduct(int layer, Product product, const T* a, const Slice& weights, T* c, int64_t n, int64_t k);
-  absl::Status ExpertGradient(int layer, const T* a, const T* b, const Slice& weights, int64_t m, int64_t n);
+  // which: 0 or 1, of the layer's two matrices; where its squares are summed.
+  absl::Status ExpertGradient(int layer, int which, const T* a, const T* b, const Slice& weights, int64_t m, int64_t n);
+  int64_t squares_size() const { return int64_t{config_.layers} * 2 * kernels::cuda::kGradientSquares; }
 
   // head.cc
+  // Which rows of the batch go through the head: those with a target, or all. Sets hidden rows and targets up on the device.
+  absl::Status ChooseHeadRows(const Batch& batch, bool all);
+  const T* HeadHidden() const { return head_all_rows_ ? hidden_.data() : head_hidden_.data(); }
+  int64_t HeadChunk(int64_t rows) const;
   absl::Status RunHead(const Batch& batch, bool keep_logits, std::span<float> logps, std::span<float> entropies);
   absl::Status RunHeadBackward(const Batch& batch, std::span<const float> dlogps);
+  // Forward and backward at once. The log-probabilities of the rows chosen are on their way to host_logp_ afterwards.
+  absl::Status RunHeadLinear(const Batch& batch, std::span<const float> dlogps);
+  absl::Status SendSlopes(const Batch& batch, std::span<const float> dlogps);
+  absl::Status HeadProductsBackward(int64_t begin, int64_t count);
+  absl::Status SpreadHeadGradient(int64_t tokens);
+  T* HeadGradient() { return head_all_rows_ ? dhidden_.data() : head_dhidden_.data(); }
   absl::Status LogitsOf(const T* hidden, int64_t rows);
 
   // generate.cc
@@ -129,6 +150,9 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
                           std::span<int32_t> tokens, std::span<float> logps);
 
   // layout.cc
+  // fp32 masters of a slice to host memory (enqueued), and from there.
+  absl::Status SendMaster(const Arena<T>& arena, const Slice& slice, float* host);
+  absl::Status TakeMaster(const Arena<T>& arena, const Slice& slice, const float* host);
   absl::Status ShrinkRouter(int layer, const std::vector<int>& kept);
   // Bytes of one expert on the wire: value, moment1 and moment2 of its three projections in fp32.
   int64_t ExpertBytes() const { return 3 * config_.ExpertParams() * static_cast<int64_t>(sizeof(float)); }
@@ -174,9 +198,20 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   Buffer<int32_t> head_index_, head_targets_, head_place_;
   Buffer<T> head_hidden_, head_dhidden_, logits_;
   Buffer<float> head_logp_, head_entropy_, head_lse_, head_dlogp_;
-  Buffer<double> uniform_, norm_partials_, norms_;
+  Buffer<double> uniform_, norm_partials_, norms_, expert_squares_;
+  Buffer<float> master_chunk_;  // masters on their way
   Buffer<int32_t> drawn_;
   Buffer<float> drawn_logp_;
+
+  // Page-locked memory that uploads go through, one after the other; when it is used up, the stream is waited for once.
+  kernels::cuda::PinnedBuffer<std::byte> upload_ring_;
+  int64_t upload_ring_bytes_ = 0, upload_ring_used_ = 0;
+
+  // What the host waits for without stopping the device: filled by copies that precede sent_.
+  kernels::cuda::PinnedBuffer<float> host_logp_, host_aux_;
+  kernels::cuda::PinnedBuffer<int32_t> host_counts_;
+  kernels::cuda::PinnedBuffer<int64_t> host_norms_;
+  kernels::cuda::Event sent_;
 
   std::vector<LayerRouteCounts> route_counts_;
   bool measure_norms_ = false;

@@ -127,8 +127,8 @@ absl::Status CudaModel<T>::ExpertProduct(int layer, Product product, const T* a,
 }
 
 template <typename T>
-absl::Status CudaModel<T>::ExpertGradient(int layer, const T* a, const T* b, const Slice& weights,
-                                          int64_t m, int64_t n) {
+absl::Status CudaModel<T>::ExpertGradient(int layer, int which, const T* a, const T* b,
+                                          const Slice& weights, int64_t m, int64_t n) {
   const CudaExchange& exchange = exchanges_[layer];
   RETURN_IF_CUDA_ERROR(
       kernels::cuda::GroupedGradient<T>({.offsets = exchange.offsets(),
@@ -138,7 +138,10 @@ absl::Status CudaModel<T>::ExpertGradient(int layer, const T* a, const T* b, con
                                          .b = b,
                                          .c = weights_.experts[layer].gradient(weights),
                                          .m = m,
-                                         .n = n},
+                                         .n = n,
+                                         .squares = expert_squares_.data() +
+                                                    (2 * layer + which) *
+                                                        kernels::cuda::kGradientSquares},
                                         stream_));
   return absl::OkStatus();
 }
@@ -158,16 +161,17 @@ absl::Status CudaModel<T>::MoeForward(const CudaPass<T>& pass, int layer, CudaAc
   RETURN_IF_ERROR(act.expert_in.Reserve(rows * width));
   RETURN_IF_ERROR(act.row_weight.Reserve(rows));
   if (exchange.single()) {
-    RETURN_IF_CUDA_ERROR(kernels::cuda::GatherRows<T>(act.h2.data(), act.token_of.data(),
-                                                      act.expert_in.data(), rows, width, stream_));
+    RETURN_IF_CUDA_ERROR(kernels::cuda::SpreadRows<T>(act.h2.data(), act.slot.data(),
+                                                      act.expert_in.data(), n, config_.top_k, width,
+                                                      stream_));
     RETURN_IF_CUDA_ERROR(kernels::cuda::WeightsToSlots(act.weight.data(), act.slot.data(),
                                                        act.row_weight.data(), slots, stream_));
   } else {
     RETURN_IF_ERROR(scratch_.more_rows.Reserve(slots * width));
     RETURN_IF_ERROR(scratch_.slot_weight.Reserve(slots));
-    RETURN_IF_CUDA_ERROR(kernels::cuda::GatherRows<T>(act.h2.data(), act.token_of.data(),
-                                                      scratch_.more_rows.data(), slots, width,
-                                                      stream_));
+    RETURN_IF_CUDA_ERROR(kernels::cuda::SpreadRows<T>(act.h2.data(), act.slot.data(),
+                                                      scratch_.more_rows.data(), n, config_.top_k,
+                                                      width, stream_));
     RETURN_IF_CUDA_ERROR(kernels::cuda::WeightsToSlots(act.weight.data(), act.slot.data(),
                                                        scratch_.slot_weight.data(), slots, stream_));
     RETURN_IF_ERROR(exchange.ToExperts(scratch_.more_rows.data(), act.expert_in.data(),
@@ -227,13 +231,13 @@ absl::Status CudaModel<T>::MoeBackward(const CudaPass<T>& pass, int layer, CudaA
   RETURN_IF_ERROR(scratch_.dlogits.Reserve(n * alive));
   T* dout = scratch_.rows.data();
   if (exchange.single()) {
-    RETURN_IF_CUDA_ERROR(
-        kernels::cuda::GatherRows<T>(dx, act.token_of.data(), dout, rows, width, stream_));
+    RETURN_IF_CUDA_ERROR(kernels::cuda::SpreadRows<T>(dx, act.slot.data(), dout, n, config_.top_k,
+                                                      width, stream_));
   } else {
     RETURN_IF_ERROR(scratch_.more_rows.Reserve(slots * width));
     RETURN_IF_ERROR(scratch_.slot_weight.Reserve(slots));
-    RETURN_IF_CUDA_ERROR(kernels::cuda::GatherRows<T>(
-        dx, act.token_of.data(), scratch_.more_rows.data(), slots, width, stream_));
+    RETURN_IF_CUDA_ERROR(kernels::cuda::SpreadRows<T>(
+        dx, act.slot.data(), scratch_.more_rows.data(), n, config_.top_k, width, stream_));
     RETURN_IF_ERROR(
         exchange.ToExperts(scratch_.more_rows.data(), dout, row_bytes, staging_, stream_));
   }
@@ -241,7 +245,7 @@ absl::Status CudaModel<T>::MoeBackward(const CudaPass<T>& pass, int layer, CudaA
   RETURN_IF_ERROR(timeline_->Mark(&seconds_.experts));
   RETURN_IF_ERROR(ExpertProduct(layer, Product::kNN, dout, places.down, scratch_.inner.data(), inner,
                                 width));
-  RETURN_IF_ERROR(ExpertGradient(layer, dout, act.h.data(), places.down, width, inner));
+  RETURN_IF_ERROR(ExpertGradient(layer, 0, dout, act.h.data(), places.down, width, inner));
   T* dgate_up = act.gate_up.data();
   RETURN_IF_CUDA_ERROR(
       kernels::cuda::SwigluBackward<T>({.gate_up = act.gate_up.data(),
@@ -253,7 +257,7 @@ absl::Status CudaModel<T>::MoeBackward(const CudaPass<T>& pass, int layer, CudaA
                                         .inner = inner},
                                        stream_));
   RETURN_IF_ERROR(
-      ExpertGradient(layer, dgate_up, act.expert_in.data(), places.gate_up, 2 * inner, width));
+      ExpertGradient(layer, 1, dgate_up, act.expert_in.data(), places.gate_up, 2 * inner, width));
   T* din = scratch_.rows.data();  // dout is used up
   RETURN_IF_ERROR(
       ExpertProduct(layer, Product::kNN, dgate_up, places.gate_up, din, width, 2 * inner));

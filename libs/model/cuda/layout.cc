@@ -10,19 +10,67 @@
 
 namespace espalier::model {
 
-// The three fp32 arrays of one expert's two matrices, gate_up then down: value, moment1, moment2 of each.
+namespace {
+
+constexpr int64_t kMasterChunk = int64_t{1} << 24;
+
+}  // namespace
+
+template <typename T>
+absl::Status CudaModel<T>::SendMaster(const Arena<T>& arena, const Slice& slice, float* host) {
+  if constexpr (!Arena<T>::kHalves) {
+    RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(host, arena.value(slice), slice.size * sizeof(float),
+                                         cudaMemcpyDeviceToHost, stream_));
+  } else {
+    RETURN_IF_ERROR(master_chunk_.Reserve(kMasterChunk));
+    for (int64_t begin = 0; begin < slice.size; begin += kMasterChunk) {
+      const Slice part{slice.offset + begin, std::min(kMasterChunk, slice.size - begin)};
+      RETURN_IF_CUDA_ERROR(kernels::cuda::JoinMaster(arena.value(part), arena.low(part),
+                                                     master_chunk_.data(), part.size, stream_));
+      RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(host + begin, master_chunk_.data(),
+                                           part.size * sizeof(float), cudaMemcpyDeviceToHost,
+                                           stream_));
+    }
+  }
+  return absl::OkStatus();
+}
+
+template <typename T>
+absl::Status CudaModel<T>::TakeMaster(const Arena<T>& arena, const Slice& slice,
+                                      const float* host) {
+  if constexpr (!Arena<T>::kHalves) {
+    RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(arena.value(slice), host, slice.size * sizeof(float),
+                                         cudaMemcpyHostToDevice, stream_));
+  } else {
+    RETURN_IF_ERROR(master_chunk_.Reserve(kMasterChunk));
+    for (int64_t begin = 0; begin < slice.size; begin += kMasterChunk) {
+      const Slice part{slice.offset + begin, std::min(kMasterChunk, slice.size - begin)};
+      RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(master_chunk_.data(), host + begin,
+                                           part.size * sizeof(float), cudaMemcpyHostToDevice,
+                                           stream_));
+      RETURN_IF_CUDA_ERROR(kernels::cuda::SplitMaster(master_chunk_.data(), arena.value(part),
+                                                      arena.low(part), part.size, stream_));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The three fp32 arrays of one expert's two matrices, gate_up then down: master, moment1, moment2 of each.
 template <typename T>
 absl::Status CudaModel<T>::PackExpert(int layer, int place, std::byte* to) {
   const DeviceLayer& places = weights_.layers[layer];
   const Arena<T>& arena = weights_.experts[layer];
   const int64_t matrix = int64_t{config_.expert_width} * config_.width;
+  auto* at = reinterpret_cast<float*>(to);
   for (const Slice& slice : {Slice{places.gate_up.offset + place * 2 * matrix, 2 * matrix},
                              Slice{places.down.offset + place * matrix, matrix}}) {
-    for (const float* array : {arena.master(slice), arena.moment1(slice), arena.moment2(slice)}) {
-      RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(to, array, slice.size * sizeof(float),
+    RETURN_IF_ERROR(SendMaster(arena, slice, at));
+    for (const float* array : {arena.moment1(slice), arena.moment2(slice)}) {
+      at += slice.size;
+      RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(at, array, slice.size * sizeof(float),
                                            cudaMemcpyDeviceToHost, stream_));
-      to += slice.size * sizeof(float);
     }
+    at += slice.size;
   }
   return absl::OkStatus();
 }
@@ -32,17 +80,16 @@ absl::Status CudaModel<T>::UnpackExpert(int layer, int place, const std::byte* f
   const DeviceLayer& places = weights_.layers[layer];
   const Arena<T>& arena = weights_.experts[layer];
   const int64_t matrix = int64_t{config_.expert_width} * config_.width;
+  const auto* at = reinterpret_cast<const float*>(from);
   for (const Slice& slice : {Slice{places.gate_up.offset + place * 2 * matrix, 2 * matrix},
                              Slice{places.down.offset + place * matrix, matrix}}) {
-    for (float* array : {arena.master(slice), arena.moment1(slice), arena.moment2(slice)}) {
-      RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(array, from, slice.size * sizeof(float),
+    RETURN_IF_ERROR(TakeMaster(arena, slice, at));
+    for (float* array : {arena.moment1(slice), arena.moment2(slice)}) {
+      at += slice.size;
+      RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(array, at, slice.size * sizeof(float),
                                            cudaMemcpyHostToDevice, stream_));
-      from += slice.size * sizeof(float);
     }
-    if constexpr (Arena<T>::kMasters) {
-      RETURN_IF_CUDA_ERROR(kernels::cuda::RoundTo<T>(arena.master(slice), arena.value(slice),
-                                                     slice.size, stream_));
-    }
+    at += slice.size;
   }
   return absl::OkStatus();
 }
@@ -61,8 +108,8 @@ absl::Status CudaModel<T>::ShrinkRouter(int layer, const std::vector<int>& kept)
       return cudaMemcpyAsync(target, source, width * sizeof(*source), cudaMemcpyDeviceToDevice,
                              stream_);
     };
-    if (Arena<T>::kMasters) RETURN_IF_CUDA_ERROR(move(arena.value(to), arena.value(from)));
-    RETURN_IF_CUDA_ERROR(move(arena.master(to), arena.master(from)));
+    RETURN_IF_CUDA_ERROR(move(arena.value(to), arena.value(from)));
+    if (Arena<T>::kHalves) RETURN_IF_CUDA_ERROR(move(arena.low(to), arena.low(from)));
     RETURN_IF_CUDA_ERROR(move(arena.moment1(to), arena.moment1(from)));
     RETURN_IF_CUDA_ERROR(move(arena.moment2(to), arena.moment2(from)));
   }
@@ -167,8 +214,8 @@ absl::StatusOr<int64_t> CudaModel<T>::ApplyLayout(const ExpertLayout& layout) {
             return cudaMemcpyAsync(target, source, from.size * sizeof(*source),
                                    cudaMemcpyDeviceToDevice, stream_);
           };
-          if (Arena<T>::kMasters) RETURN_IF_CUDA_ERROR(copy(arena.value(to), old.value(from)));
-          RETURN_IF_CUDA_ERROR(copy(arena.master(to), old.master(from)));
+          RETURN_IF_CUDA_ERROR(copy(arena.value(to), old.value(from)));
+          if (Arena<T>::kHalves) RETURN_IF_CUDA_ERROR(copy(arena.low(to), old.low(from)));
           RETURN_IF_CUDA_ERROR(copy(arena.moment1(to), old.moment1(from)));
           RETURN_IF_CUDA_ERROR(copy(arena.moment2(to), old.moment2(from)));
         }
@@ -188,11 +235,12 @@ template <typename T>
 absl::Status CudaModel<T>::FetchParameters() {
   for (const Placed<T>& place : ListPlaces(config_, host_, weights_)) {
     const Slice slice{place.offset, place.host->size()};
-    const std::pair<std::vector<float>*, const float*> arrays[] = {
-        {&place.host->value, place.arena->master(slice)},
+    place.host->value.resize(slice.size);
+    RETURN_IF_ERROR(SendMaster(*place.arena, slice, place.host->value.data()));
+    const std::pair<std::vector<float>*, const float*> moments[] = {
         {&place.host->moment1, place.arena->moment1(slice)},
         {&place.host->moment2, place.arena->moment2(slice)}};
-    for (const auto& [to, from] : arrays) {
+    for (const auto& [to, from] : moments) {
       to->resize(slice.size);
       RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(to->data(), from, slice.size * sizeof(float),
                                            cudaMemcpyDeviceToHost, stream_));
@@ -206,21 +254,17 @@ template <typename T>
 absl::Status CudaModel<T>::StoreParameters() {
   for (const Placed<T>& place : ListPlaces(config_, host_, weights_)) {
     const Slice slice{place.offset, place.host->size()};
-    const std::pair<const std::vector<float>*, float*> arrays[] = {
-        {&place.host->value, place.arena->master(slice)},
+    RETURN_IF_ERROR(TakeMaster(*place.arena, slice, place.host->value.data()));
+    const std::pair<const std::vector<float>*, float*> moments[] = {
         {&place.host->moment1, place.arena->moment1(slice)},
         {&place.host->moment2, place.arena->moment2(slice)}};
-    for (const auto& [from, to] : arrays) {
+    for (const auto& [from, to] : moments) {
       if (from->empty()) {
         RETURN_IF_CUDA_ERROR(cudaMemsetAsync(to, 0, slice.size * sizeof(float), stream_));
       } else {
         RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(to, from->data(), slice.size * sizeof(float),
                                              cudaMemcpyHostToDevice, stream_));
       }
-    }
-    if constexpr (Arena<T>::kMasters) {
-      RETURN_IF_CUDA_ERROR(kernels::cuda::RoundTo<T>(
-          place.arena->master(slice), place.arena->value(slice), slice.size, stream_));
     }
   }
   RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
@@ -237,6 +281,7 @@ void CudaModel<T>::DropParameters() {
 }
 
 #define ESPALIER_INSTANTIATE(T)                                                                  \
+  template absl::Status CudaModel<T>::TakeMaster(const Arena<T>&, const Slice&, const float*);   \
   template absl::StatusOr<int64_t> CudaModel<T>::ApplyLayout(const ExpertLayout&);               \
   template absl::Status CudaModel<T>::FetchParameters();                                         \
   template absl::Status CudaModel<T>::StoreParameters();                                         \

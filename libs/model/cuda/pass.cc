@@ -1,6 +1,6 @@
 // Forward and backward passes over a packed batch, and what a pass needs on the device.
 #include <algorithm>
-#include <numeric>
+#include <cstring>
 
 #include "kernels/cuda/embedding.h"
 #include "kernels/cuda/norm.h"
@@ -16,10 +16,22 @@ using kernels::cuda::AttentionShape;
 template <typename T>
 template <typename U>
 absl::Status CudaModel<T>::Upload(std::span<const U> values, Buffer<U>& device) {
+  constexpr int64_t kRingBytes = int64_t{64} << 20, kAlign = 256;
   RETURN_IF_ERROR(device.Reserve(static_cast<int64_t>(values.size()) + 1));
-  // From pageable memory: the call returns when the values have been read.
-  RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(device.data(), values.data(), values.size_bytes(),
-                                       cudaMemcpyHostToDevice, stream_));
+  const auto bytes = static_cast<int64_t>(values.size_bytes());
+  if (upload_ring_used_ + bytes > upload_ring_bytes_) {
+    RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
+    upload_ring_used_ = 0;
+    if (bytes > upload_ring_bytes_ || upload_ring_bytes_ == 0) {
+      upload_ring_bytes_ = std::max(kRingBytes, 2 * bytes);
+      RETURN_IF_ERROR(upload_ring_.Reserve(upload_ring_bytes_));
+    }
+  }
+  std::byte* staged = upload_ring_.data() + upload_ring_used_;
+  upload_ring_used_ += (bytes + kAlign - 1) / kAlign * kAlign;
+  std::memcpy(staged, values.data(), bytes);
+  RETURN_IF_CUDA_ERROR(
+      cudaMemcpyAsync(device.data(), staged, bytes, cudaMemcpyHostToDevice, stream_));
   return absl::OkStatus();
 }
 
@@ -265,27 +277,42 @@ absl::Status CudaModel<T>::EmbeddingGradient(std::span<const int32_t> tokens, co
 }
 
 template <typename T>
-absl::Status CudaModel<T>::FetchCounts() {
+absl::Status CudaModel<T>::SendCounts() {
   const int64_t cells = int64_t{config_.layers} * config_.experts;
-  std::vector<int32_t> counts(cells);
-  std::vector<int64_t> norms(measure_norms_ ? cells : 0);
-  RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(counts.data(), counts_.data(), cells * sizeof(int32_t),
+  RETURN_IF_ERROR(host_counts_.Reserve(cells));
+  RETURN_IF_ERROR(host_norms_.Reserve(cells));
+  RETURN_IF_ERROR(host_aux_.Reserve(1));
+  RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(host_counts_.data(), counts_.data(), cells * sizeof(int32_t),
                                        cudaMemcpyDeviceToHost, stream_));
-  RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(norms.data(), norm_sums_.data(),
-                                       norms.size() * sizeof(int64_t), cudaMemcpyDeviceToHost,
-                                       stream_));
-  RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(&aux_loss_, aux_sum_.data(), sizeof(float),
+  if (measure_norms_) {
+    RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(host_norms_.data(), norm_sums_.data(),
+                                         cells * sizeof(int64_t), cudaMemcpyDeviceToHost, stream_));
+  }
+  RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(host_aux_.data(), aux_sum_.data(), sizeof(float),
                                        cudaMemcpyDeviceToHost, stream_));
-  RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
-  aux_loss_ *= static_cast<float>(config_.aux_loss);
+  return absl::OkStatus();
+}
+
+template <typename T>
+void CudaModel<T>::TakeCounts() {
+  aux_loss_ = *host_aux_.data() * static_cast<float>(config_.aux_loss);
   route_counts_.assign(config_.layers, {});
   output_norms_.assign(measure_norms_ ? config_.layers : 0, {});
   for (int layer = 0; layer < config_.layers; ++layer) {
     const int64_t at = int64_t{layer} * config_.experts;
-    route_counts_[layer].assign(counts.begin() + at, counts.begin() + at + experts(layer));
+    const int32_t* counts = host_counts_.data() + at;
+    route_counts_[layer].assign(counts, counts + experts(layer));
     if (!measure_norms_) continue;
-    output_norms_[layer].assign(norms.begin() + at, norms.begin() + at + experts(layer));
+    const int64_t* norms = host_norms_.data() + at;
+    output_norms_[layer].assign(norms, norms + experts(layer));
   }
+}
+
+template <typename T>
+absl::Status CudaModel<T>::FetchCounts() {
+  RETURN_IF_ERROR(SendCounts());
+  RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
+  TakeCounts();
   return absl::OkStatus();
 }
 
@@ -306,8 +333,7 @@ absl::Status CudaModel<T>::Forward(const Batch& batch, std::vector<float>* logps
 }
 
 template <typename T>
-absl::Status CudaModel<T>::ForwardBackward(const Batch& batch, const LossFunction& loss,
-                                           float aux_scale) {
+absl::StatusOr<CudaPass<T>> CudaModel<T>::BeginTraining(const Batch& batch) {
   RETURN_IF_ERROR(AgreeOnInput(*communicator_, ValidateBatch(config_, layout_, batch)));
   if (!gradients_clear_) {
     return absl::FailedPreconditionError(
@@ -317,15 +343,42 @@ absl::Status CudaModel<T>::ForwardBackward(const Batch& batch, const LossFunctio
   RETURN_IF_ERROR(UploadTables());
   ASSIGN_OR_RETURN(const CudaPass<T> pass, PackedPass(batch));
   if (pass.tokens == 0) RETURN_IF_ERROR(ClearGradients());
+  return pass;
+}
+
+template <typename T>
+absl::Status CudaModel<T>::ForwardBackward(const Batch& batch, const LossFunction& loss,
+                                           float aux_scale) {
+  ASSIGN_OR_RETURN(const CudaPass<T> pass, BeginTraining(batch));
   RETURN_IF_ERROR(RunLayers(pass, batch.tokens, Keep::kAllLayers));
   std::vector<float> logps(batch.tokens.size()), dlogps(batch.tokens.size(), 0.0f);
+  RETURN_IF_ERROR(SendCounts());
   RETURN_IF_ERROR(RunHead(batch, /*keep_logits=*/true, logps, {}));
-  RETURN_IF_ERROR(FetchCounts());
+  TakeCounts();
   loss(logps, dlogps);
   RETURN_IF_ERROR(RunHeadBackward(batch, dlogps));
-  return RunLayersBackward(pass, batch.tokens,
-                           config_.aux_loss == 0 ? 0.0f
-                                                 : aux_scale * static_cast<float>(config_.aux_loss));
+  return RunLayersBackward(pass, batch.tokens, aux_scale * static_cast<float>(config_.aux_loss));
+}
+
+template <typename T>
+absl::Status CudaModel<T>::ForwardBackwardLinear(const Batch& batch, std::span<const float> dlogps,
+                                                 float aux_scale, std::vector<float>* logps) {
+  if (dlogps.size() != batch.tokens.size()) {
+    return absl::InvalidArgumentError("dlogps must have an entry for each token of the batch");
+  }
+  ASSIGN_OR_RETURN(const CudaPass<T> pass, BeginTraining(batch));
+  RETURN_IF_ERROR(RunLayers(pass, batch.tokens, Keep::kAllLayers));
+  RETURN_IF_ERROR(SendCounts());
+  RETURN_IF_ERROR(RunHeadLinear(batch, dlogps));
+  RETURN_IF_CUDA_ERROR(cudaEventRecord(sent_.get(), stream_));
+  RETURN_IF_ERROR(
+      RunLayersBackward(pass, batch.tokens, aux_scale * static_cast<float>(config_.aux_loss)));
+  // The device is in its backward pass while the host takes over what it sent before.
+  RETURN_IF_CUDA_ERROR(cudaEventSynchronize(sent_.get()));
+  TakeCounts();
+  logps->assign(batch.tokens.size(), 0.0f);
+  for (size_t i = 0; i < head_rows_.size(); ++i) (*logps)[head_rows_[i]] = host_logp_.data()[i];
+  return absl::OkStatus();
 }
 
 // A rank without tokens still takes part in the exchange, but some products write nothing.
@@ -337,6 +390,8 @@ absl::Status CudaModel<T>::ClearGradients() {
     if (arena.size() == 0) continue;
     RETURN_IF_CUDA_ERROR(cudaMemsetAsync(arena.gradient(), 0, arena.size() * sizeof(T), stream_));
   }
+  RETURN_IF_CUDA_ERROR(
+      cudaMemsetAsync(expert_squares_.data(), 0, squares_size() * sizeof(double), stream_));
   return absl::OkStatus();
 }
 
@@ -352,7 +407,9 @@ absl::Status CudaModel<T>::ClearGradients() {
   template absl::Status CudaModel<T>::FetchCounts();                                             \
   template absl::Status CudaModel<T>::Forward(const Batch&, std::vector<float>*,                 \
                                               std::vector<float>*);                              \
-  template absl::Status CudaModel<T>::ForwardBackward(const Batch&, const LossFunction&, float);
+  template absl::Status CudaModel<T>::ForwardBackward(const Batch&, const LossFunction&, float); \
+  template absl::Status CudaModel<T>::ForwardBackwardLinear(                                     \
+      const Batch&, std::span<const float>, float, std::vector<float>*);
 ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(__nv_bfloat16)
 #undef ESPALIER_INSTANTIATE

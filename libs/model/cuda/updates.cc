@@ -33,29 +33,22 @@ absl::Status CudaModel<T>::ReduceDense() {
   return absl::OkStatus();
 }
 
+// Those of experts were summed by the products that made their gradients.
 template <typename T>
 absl::Status CudaModel<T>::SquaredNorms(double* dense, double* experts) {
-  const int64_t arenas = 1 + static_cast<int64_t>(weights_.experts.size());
-  RETURN_IF_ERROR(norms_.Reserve(arenas));
+  RETURN_IF_ERROR(norms_.Reserve(2));
   RETURN_IF_ERROR(norm_partials_.Reserve(kernels::cuda::kNormBlocks));
-  RETURN_IF_CUDA_ERROR(cudaMemsetAsync(norms_.data(), 0, arenas * sizeof(double), stream_));
   RETURN_IF_CUDA_ERROR(kernels::cuda::SquaredNorm<T>(weights_.dense.gradient(),
                                                      weights_.dense.size(), norm_partials_.data(),
                                                      norms_.data(), stream_));
-  for (size_t layer = 0; layer < weights_.experts.size(); ++layer) {
-    const Arena<T>& arena = weights_.experts[layer];
-    if (arena.size() == 0) continue;
-    RETURN_IF_CUDA_ERROR(kernels::cuda::SquaredNorm<T>(arena.gradient(), arena.size(),
-                                                       norm_partials_.data(),
-                                                       norms_.data() + 1 + layer, stream_));
-  }
-  std::vector<double> found(arenas);
-  RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(found.data(), norms_.data(), arenas * sizeof(double),
-                                       cudaMemcpyDeviceToHost, stream_));
+  RETURN_IF_CUDA_ERROR(kernels::cuda::Sum(expert_squares_.data(), squares_size(),
+                                          norms_.data() + 1, stream_));
+  double found[2] = {};
+  RETURN_IF_CUDA_ERROR(
+      cudaMemcpyAsync(found, norms_.data(), sizeof(found), cudaMemcpyDeviceToHost, stream_));
   RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
   *dense = found[0];
-  *experts = 0;
-  for (size_t i = 1; i < found.size(); ++i) *experts += found[i];
+  *experts = found[1];
   return timeline_->Collect();
 }
 
@@ -70,7 +63,8 @@ absl::Status CudaModel<T>::Apply(const AdamWStep& step) {
                                    .grad_scale = static_cast<float>(step.grad_scale)};
   const auto update = [&](const Arena<T>& arena, const Slice& slice, bool decay) -> absl::Status {
     if (slice.size == 0) return absl::OkStatus();
-    args.master = arena.master(slice);
+    if constexpr (!Arena<T>::kHalves) args.master = arena.value(slice);
+    args.low = arena.low(slice);
     args.grad = arena.gradient(slice);
     args.moment1 = arena.moment1(slice);
     args.moment2 = arena.moment2(slice);

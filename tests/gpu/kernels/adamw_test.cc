@@ -3,6 +3,8 @@
 // take the scalar kernels.
 #include "kernels/cuda/adamw.h"
 
+#include <cstring>
+
 #include "kernels/adamw.h"
 #include "tests/gpu/kernels/inputs.h"
 
@@ -85,6 +87,66 @@ TYPED_TEST(AdamWTest, StepsAreTheCpus) {
         EXPECT_EQ(initial[0], master.Floats()[0]);
       }
     }
+  }
+}
+
+TEST(SplitMaster, KeepsEveryBit) {
+  SKIP_WITHOUT_GPU();
+  std::vector<float> x = RandomValues<float>(100003);
+  // Ties, neighbours of ties, zeros of both signs, subnormals, large values.
+  for (const uint32_t bits : {0x3f808000u, 0x3f807fffu, 0x3f808001u, 0xbf808000u, 0x00000000u,
+                              0x80000000u, 0x00000001u, 0x00008000u, 0x7f000000u, 0x3fffffffu}) {
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    x.push_back(value);
+  }
+  const auto n = static_cast<int64_t>(x.size());
+  const Device<float> master(x), joined(n);
+  const Device<__nv_bfloat16> value(n);
+  const Device<int16_t> low(n);
+  ASSERT_EQ(cudaSuccess, SplitMaster(master.get(), value.get(), low.get(), n, nullptr));
+  ASSERT_EQ(cudaSuccess, JoinMaster(value.get(), low.get(), joined.get(), n, nullptr));
+  EXPECT_TRUE(SameBits(x, joined.Raw()));
+  // The upper half is the nearest bf16: at most half a unit in its last place away.
+  const std::vector<float> rounded = value.Floats();
+  for (int64_t i = 0; i < n; ++i) {
+    EXPECT_LE(std::abs(rounded[i] - x[i]), std::abs(x[i]) * 0x1p-8 + 1e-38) << x[i];
+  }
+}
+
+TEST(SplitMaster, StepsAreThoseOfAWholeMaster) {
+  SKIP_WITHOUT_GPU();
+  for (const int64_t n : kSizes) {
+    const auto initial = RandomValues<float>(n);
+    const Device<float> whole(initial), m1(std::vector<float>(n, 0.0f)),
+        m2(std::vector<float>(n, 0.0f)), s1(std::vector<float>(n, 0.0f)),
+        s2(std::vector<float>(n, 0.0f)), joined(n);
+    const Device<__nv_bfloat16> value(n), upper(n);
+    const Device<int16_t> low(n);
+    ASSERT_EQ(cudaSuccess, SplitMaster(whole.get(), upper.get(), low.get(), n, nullptr));
+    for (int step = 0; step < 3; ++step) {
+      const Device<__nv_bfloat16> grad(RandomValues<__nv_bfloat16>(n));
+      AdamWArgs<__nv_bfloat16> args{.master = whole.get(),
+                                    .grad = grad.get(),
+                                    .moment1 = m1.get(),
+                                    .moment2 = m2.get(),
+                                    .value = value.get(),
+                                    .n = n,
+                                    .lr = 0.05f,
+                                    .weight_decay = 0.1f};
+      ASSERT_EQ(cudaSuccess, AdamW(args, nullptr));
+      args.master = nullptr;
+      args.low = low.get();
+      args.value = upper.get();
+      args.moment1 = s1.get();
+      args.moment2 = s2.get();
+      ASSERT_EQ(cudaSuccess, AdamW(args, nullptr));
+      ASSERT_EQ(cudaSuccess, cudaDeviceSynchronize());
+    }
+    ASSERT_EQ(cudaSuccess, JoinMaster(upper.get(), low.get(), joined.get(), n, nullptr));
+    EXPECT_TRUE(SameBits(whole.Raw(), joined.Raw()));
+    EXPECT_TRUE(SameBits(m1.Raw(), s1.Raw()));
+    EXPECT_TRUE(SameBits(m2.Raw(), s2.Raw()));
   }
 }
 

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/attention.h"
 #include "libs/base/thread_pool.h"
+#include "tests/gpu/kernels/inputs.h"
 #include "tests/gpu/kernels/twin.h"
 
 namespace espalier::kernels::cuda {
@@ -89,8 +90,10 @@ void Check(CudnnAttention& attention, cudaStream_t stream, const AttentionShape&
   EXPECT_LT(RelativeError(stats.Floats(), twin.stats), 1e-3);
   const int64_t kv_width = s.kv_heads * s.head_dim;
   const Parts got = Unpack(dqkv.Floats(), rows, q_width, kv_width), want = Unpack(twin.dqkv, rows, q_width, kv_width);
-  EXPECT_LT(RelativeError(got.q, want.q), kTolerance) << "dq";
-  EXPECT_LT(RelativeError(got.k, want.k), kTolerance) << "dk";
+  // A token that sees itself alone has no gradient through its scores: what is left there is the rounding of terms that cancel.
+  const double terms = 0.2 * Norm(want.v);
+  EXPECT_LT(ErrorOver(got.q, want.q, std::max(Norm(want.q), terms)), kTolerance) << "dq";
+  EXPECT_LT(ErrorOver(got.k, want.k, std::max(Norm(want.k), terms)), kTolerance) << "dk";
   EXPECT_LT(RelativeError(got.v, want.v), kTolerance) << "dv";
 }
 

@@ -89,8 +89,16 @@ void CheckGradient(Way way, const Sizes& sizes, int64_t m, int64_t n) {
   GroupedGradientArgs<T> args;
   args.offsets = device_offsets.get(), args.groups = static_cast<int>(groups), args.rows_max = rows + kSpareRows;
   args.a = device_a.get(), args.b = device_b.get(), args.c = c.get(), args.m = m, args.n = n;
+  const Device<double> squares(std::vector<double>(kGradientSquares, 0.0));
+  args.squares = squares.get();
   ASSERT_EQ(cudaSuccess, way == Way::kChosen ? GroupedGradient(args, nullptr) : GroupedGradientPlain(args, nullptr));
   EXPECT_LT(RelativeError(c.Floats(), want), Tolerance<T>());
+  if (way != Way::kChosen) return;
+  double norm = 0, sum = 0;
+  for (const float value : want) norm += double{value} * value;
+  for (const double part : squares.Raw()) sum += part;
+  // Taken before the matrices are rounded, or after: bf16's rounding averages out over many elements.
+  EXPECT_NEAR(sum, norm, 2 * Tolerance<T>() * norm + 1e-12);
 }
 
 // Ragged, with empty groups at both ends and in the middle, a single group, everything in one of several, many small ones, no

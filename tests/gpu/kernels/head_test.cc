@@ -124,6 +124,33 @@ TYPED_TEST(HeadTest, GradientOfLogitsIsTheCpus) {
   }
 }
 
+TYPED_TEST(HeadTest, OneKernelGivesWhatTwoGive) {
+  SKIP_WITHOUT_GPU();
+  using T = TypeParam;
+  for (const Shape& shape : kShapes) {
+    SCOPED_TRACE(::testing::Message() << shape.rows << " x " << shape.vocabulary);
+    const Case c = Draw<T>(shape);
+    const Device<T> logits(c.logits);
+    const Device<int32_t> targets(c.targets);
+    const Device<float> dlogp(c.dlogp), logp(shape.rows), want_logp(shape.rows), lse(shape.rows);
+    ASSERT_EQ(cudaSuccess, LogProb<T>({.logits = logits.get(),
+                                       .targets = targets.get(),
+                                       .logp = want_logp.get(),
+                                       .lse = lse.get(),
+                                       .rows = shape.rows,
+                                       .vocabulary = shape.vocabulary},
+                                      nullptr));
+    ASSERT_EQ(cudaSuccess, LogProbAndGradient(logits.get(), targets.get(), dlogp.get(), logp.get(),
+                                              shape.rows, shape.vocabulary, nullptr));
+    // The sums go over other numbers of threads.
+    EXPECT_LT(ErrorOver(logp.Floats(), want_logp.Floats(), std::max(1.0, Norm(want_logp.Floats()))),
+              1e-5);
+    EXPECT_LT(
+        ErrorOver(logits.Floats(), c.gradient, std::max(Norm(c.gradient), 0.1 * Norm(c.dlogp))),
+        2 * OneRounding<T>());
+  }
+}
+
 TYPED_TEST(HeadTest, EqualLogitsHaveTheEntropyOfTheVocabulary) {
   SKIP_WITHOUT_GPU();
   using T = TypeParam;

@@ -124,6 +124,27 @@ TYPED_TEST(PermuteTest, RowsAreGatheredAndScatteredExactly) {
   }
 }
 
+TYPED_TEST(PermuteTest, SpreadingIsGatheringBySlots) {
+  SKIP_WITHOUT_GPU();
+  using T = TypeParam;
+  for (const int64_t width : kWidths) {
+    for (const int top_k : {1, 3, 8}) {
+      constexpr int64_t kTokens = 67;
+      SCOPED_TRACE(::testing::Message() << width << " top " << top_k);
+      const auto x = RandomValues<T>(kTokens * width);
+      const auto slot = RandomOrder(kTokens * top_k);
+      const Device<T> device(x), spread(kTokens * top_k * width);
+      ASSERT_EQ(cudaSuccess, SpreadRows(device.get(), Device<int32_t>(slot).get(), spread.get(),
+                                        kTokens, top_k, width, nullptr));
+      std::vector<float> want(kTokens * top_k * width);
+      for (int64_t i = 0; i < kTokens * top_k; ++i) {
+        std::copy_n(x.begin() + i / top_k * width, width, want.begin() + slot[i] * width);
+      }
+      EXPECT_EQ(want, spread.Floats());
+    }
+  }
+}
+
 TYPED_TEST(PermuteTest, SumsOverSlotsAreTheCpus) {
   SKIP_WITHOUT_GPU();
   using T = TypeParam;

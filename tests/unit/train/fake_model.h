@@ -41,16 +41,19 @@ class FakeModel final : public model::Model<float> {
   absl::Status Forward(const model::Batch&, std::vector<float>*, std::vector<float>*) override {
     return absl::UnimplementedError("fake");
   }
-  // Calls `loss` with zeros for logps, then `on_backward`.
+  // Calls `loss` with next_logps (zeros where it is empty), keeps what it filled in, then calls
+  // `on_backward`.
   absl::Status ForwardBackward(const model::Batch& batch, const LossFunction& loss,
                                float) override {
-    const std::vector<float> logps(batch.targets.size());
-    std::vector<float> dlogps(batch.targets.size());
-    loss(logps, dlogps);
+    std::vector<float> logps = next_logps;
+    logps.resize(batch.targets.size());
+    last_dlogps.assign(batch.targets.size(), 0.0f);
+    loss(logps, last_dlogps);
     if (on_backward) on_backward();
     return absl::OkStatus();
   }
   std::function<void()> on_backward;
+  std::vector<float> next_logps, last_dlogps;
   void ZeroGradients() override {}
   const std::vector<model::LayerRouteCounts>& route_counts() const override { return counts_; }
   void MeasureOutputNorms(bool) override {}

@@ -152,12 +152,20 @@ TEST(RunUpdate, AgreesOnTheCommandsThatEveryRankHolds) {
   });
 }
 
-TEST(CrossEntropy, IsTheMeanOverTheGlobalTargets) {
-  const std::vector<int32_t> targets = {3, -1, 5};
-  const std::vector<float> logps = {-1.0f, 0.0f, -2.0f};
-  std::vector<float> dlogps(3);
-  EXPECT_DOUBLE_EQ(CrossEntropy(targets, logps, 8, dlogps), 3.0 / 8);
-  EXPECT_EQ(dlogps, (std::vector<float>{-0.125f, 0.0f, -0.125f}));
+TEST(RunUpdate, CrossEntropyIsTheMeanOverTheGlobalTargets) {
+  OnRanks(2, [](collective::Communicator& communicator) {
+    OneRank rank(communicator);
+    const model::Batch batch{.tokens = {1, 2, 3}, .targets = {3, -1, 5}, .starts = {0, 3}};
+    rank.model->next_logps = {-1.0f, -7.0f, -2.0f};
+    UpdateRequest request{.batch = &batch,
+                          .cross_entropy_targets = 8,
+                          .optimizer = &rank.spec,
+                          .learning_rate = 0.1};
+    const auto result = RunUpdate(rank.state, request);
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_DOUBLE_EQ(result->loss, 2 * 3.0 / 8);  // both ranks have the same part
+    EXPECT_EQ(rank.model->last_dlogps, (std::vector<float>{-0.125f, 0.0f, -0.125f}));
+  });
 }
 
 }  // namespace
