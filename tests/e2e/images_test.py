@@ -22,7 +22,7 @@ from suite import write_corpus
 USER = 65532
 IMAGES = ("coordinator", "reward", "worker-cpu", "cli")
 BYTES_MAX = {"coordinator": 60e6, "reward": 45e6, "worker-cpu": 90e6, "cli": 45e6}
-EPOCH = "1700000000"
+EPOCH, REVISION = "1700000000", "0123456789abcdef0123456789abcdef01234567"
 TAG = "under-test"
 
 
@@ -46,10 +46,10 @@ def manifest(archive):
         return [each["digest"] for each in json.load(tar.extractfile("index.json"))["manifests"]]
 
 
-def build(out, *images, check=True):
+def build(out, *images, check=True, programs=BIN, **environment):
     return subprocess.run(["deploy/images/build", *images], capture_output=True, text=True, check=check, timeout=300,
-                          env={**os.environ, "ESPALIER_BIN": str(BIN), "ESPALIER_IMAGE_OUT": str(out), "ESPALIER_IMAGE_TAG": TAG,
-                               "SOURCE_DATE_EPOCH": EPOCH})
+                          env={**os.environ, "ESPALIER_BIN": str(programs), "ESPALIER_IMAGE_OUT": str(out), "ESPALIER_IMAGE_TAG": TAG,
+                               "SOURCE_DATE_EPOCH": EPOCH, "ESPALIER_REVISION": REVISION, **environment})
 
 
 class ImagesTest(unittest.TestCase):
@@ -82,7 +82,7 @@ class ImagesTest(unittest.TestCase):
                 self.assertEqual(labels["created"], "2023-11-14T22:13:20Z")
                 self.assertEqual(labels["licenses"], "Apache-2.0")
                 self.assertRegex(labels["version"], r"^\d+\.\d+\.\d+$")
-                self.assertRegex(labels["revision"], r"^([0-9a-f]{40}|unknown)$")
+                self.assertEqual(labels["revision"], REVISION)
                 self.assertGreater(len(labels["description"]), 20)
 
     def test_an_image_is_small_and_holds_nothing_to_misuse(self):
@@ -125,6 +125,42 @@ class ImagesTest(unittest.TestCase):
         bad = subprocess.run(["deploy/images/build", "cli"], capture_output=True, text=True, env={**os.environ, "ESPALIER_BIN": "/nowhere"})
         self.assertEqual(bad.returncode, 1)
         self.assertIn("no program /nowhere/espalier", bad.stderr)
+
+    def cuda_programs(self):
+        """The programs, with a worker that looks as if it held code for GPUs, and an image of nothing but a C++ library to stand in for NVIDIA's."""
+        programs, plain = self.folder / "cuda", self.folder / "plain"
+        programs.mkdir()
+        for program in ("espalier", "espalier-coordinator", "espalier-reward", "espalier-worker"):
+            shutil.copy2(BIN / program, programs / program)
+        (programs / "section").write_text("no code")
+        call("objcopy", "--add-section", f".nv_fatbin={programs / 'section'}", programs / "espalier-worker")
+        call("g++", "-x", "c++", "-", "-Wl,--no-as-needed", "-o", plain, input="int main() {}")
+        call("deploy/images/make_root", "base", self.folder / "plain-root", plain)
+        system = pathlib.Path(next(line.split()[2] for line in call("ldd", plain).splitlines() if "libc.so.6 =>" in line)).parent
+        for part in ("libpthread.so.0", "libdl.so.2", "librt.so.1", "libresolv.so.2"):  # every C library of glibc has them
+            shutil.copy(system / part, self.folder / "plain-root" / system.relative_to("/"))
+        container = call(*self.images.buildah, "from", "scratch").strip()
+        call(*self.images.buildah, "copy", container, self.folder / "plain-root", "/")
+        call(*self.images.buildah, "commit", "--quiet", container, f"stand-in:{TAG}")
+        return programs
+
+    def test_the_cuda_image_brings_what_its_base_lacks(self):
+        """Not on NVIDIA's base, which need not be within reach, but on one that has as little as can be."""
+        none = build(self.out, "worker-cuda", check=False)
+        if ".nv_fatbin" not in call("readelf", "--section-headers", "--wide", BIN / "espalier-worker"):
+            self.assertEqual(none.returncode, 1)
+            self.assertIn("holds no code for GPUs", none.stderr)
+        programs = self.cuda_programs()
+        lost = build(self.out, "worker-cuda", check=False, programs=programs, ESPALIER_CUDA_BASE="no name")
+        self.assertEqual(lost.returncode, 1)
+        self.assertIn("ESPALIER_CUDA_BASE", lost.stderr)
+        build(self.out, "worker-cuda", programs=programs, ESPALIER_CUDA_BASE=f"localhost/stand-in:{TAG}")
+        config = self.images.config("worker-cuda")
+        self.assertEqual((config["User"], config["Entrypoint"]), (f"{USER}:{USER}", ["/usr/local/bin/espalier-worker"]))
+        self.assertIn("NVIDIA_DRIVER_CAPABILITIES=compute,utility", config["Env"])
+        done = self.pod().run("worker-cuda", "--version")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, r"^espalier-worker \d")
 
     # From here on containers are started.
 
