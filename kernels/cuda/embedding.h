@@ -14,7 +14,7 @@ template <typename T>
                                 cudaStream_t stream);
 
 // The gradient, with the rows of each distinct token side by side so that no two threads add to one place: token t =
-// distinct[i] has the rows order[starts[i] .. starts[i+1]). The host sorts; sums run in fp32 in that order.
+// distinct[i] has the rows order[starts[i] .. starts[i+1]). The host sorts; sums run in fp32 in that order (a token of 64 rows or more: eight stretches, added in order).
 //   dout [rows, width]   distinct [n]   starts [n + 1]   order [rows]   dtable [vocabulary, width]: rows of `distinct` are added to
 template <typename T>
 struct EmbedBackwardArgs {
