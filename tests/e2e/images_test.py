@@ -189,7 +189,7 @@ class ImagesTest(unittest.TestCase):
         authority = Authority(folder)
         for name in ("coordinator", "reward", "client"):
             authority.issue(name, hosts=f"DNS:{name}")
-        lines = [new_token(folder / f"{role}.token", role, role) for role in ("submitter", "worker")]
+        lines = [new_token(folder / f"{role}.token", role, role) for role in ("submitter", "worker", "admin")]
         (folder / "tokens").write_text("\n".join(lines) + "\n")
         (folder / "ca.key").unlink()
         for path in folder.iterdir():
@@ -266,6 +266,10 @@ class ImagesTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, f"{done.stdout[-2000:]}{done.stderr[-2000:]}{pod.log('worker-0')[-2000:]}")
         self.assertRegex(done.stdout, r"(?m)^r-\w+ completed .*accuracy", "the last line tells how it ended")
         self.assertTrue(list(shared.glob("runs/*/export/*.safetensors")), "the export lies in the volume")
+        # A backup lies beside the data, in the volume too.
+        kept = pod.run("probe", "--coordinator", "coordinator:7001", *self.client("admin"), "history", "backup", image="cli", mounts=secrets)
+        self.assertEqual(kept.returncode, 0, kept.stderr)
+        self.assertTrue(list(ledger.glob("coordinator.backups/*/CURRENT")), kept.stdout)
         for name in services:
             self.assertEqual(pod.stop(name), 0, f"{name} ends in order:\n{pod.log(name)[-1000:]}")
             self.assertNotIn("Read-only file system", pod.log(name), "nothing tried to write elsewhere")
