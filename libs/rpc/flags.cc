@@ -39,4 +39,15 @@ void AddClientFlags(CLI::App& app, ClientSecurity* security) {
       ->envname("ESPALIER_TOKEN_FILE");
 }
 
+void AddTraceFlags(CLI::App& app, TraceOptions* options) {
+  app.add_option("--otlp-endpoint", options->endpoint,
+                 "http://host:port or https://host:port of an OpenTelemetry collector (OTLP over "
+                 "gRPC) to send spans to; none when absent")
+      ->envname("ESPALIER_OTLP_ENDPOINT");
+  app.add_option("--otlp-ca", options->authorities,
+                 "PEM file of the authorities that sign the collector's certificate; the "
+                 "system's own when absent")
+      ->envname("ESPALIER_OTLP_CA");
+}
+
 }  // namespace espalier::rpc

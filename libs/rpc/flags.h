@@ -1,6 +1,7 @@
 // The flags that every server and every client has, so that they are named and explained alike.
 #pragma once
 
+#include "libs/rpc/call_traces.h"
 #include "libs/rpc/security.h"
 #include "libs/rpc/server.h"
 
@@ -16,5 +17,8 @@ void AddServerFlags(CLI::App& app, ServerOptions* options);
 
 // --tls-ca, --tls-client-cert, --tls-client-key, --token-file, each with its ESPALIER_… variable.
 void AddClientFlags(CLI::App& app, ClientSecurity* security);
+
+// --otlp-endpoint, --otlp-ca, each with its ESPALIER_… variable.
+void AddTraceFlags(CLI::App& app, TraceOptions* options);
 
 }  // namespace espalier::rpc

@@ -10,6 +10,7 @@
 #include "libs/base/status_macros.h"
 #include "libs/observe/log.h"
 #include "libs/rpc/call_metrics.h"
+#include "libs/rpc/call_traces.h"
 
 namespace espalier::rpc {
 namespace {
@@ -95,10 +96,10 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(
   builder.SetMaxSendMessageSize(kMessageBytesMax);
   builder.AddListeningPort(options.address, credentials, &port);
   for (grpc::Service* service : services) builder.RegisterService(service);
-  if (options.metrics != nullptr) {
-    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
-        interceptors;
-    interceptors.push_back(MakeCallCounter(options.metrics));
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  if (options.metrics != nullptr) interceptors.push_back(MakeCallCounter(options.metrics));
+  if (options.spans != nullptr) interceptors.push_back(MakeServerTracer(options.spans));
+  if (!interceptors.empty()) {
     builder.experimental().SetInterceptorCreators(std::move(interceptors));
   }
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
@@ -137,7 +138,10 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
   // Proxies of the environment are for the outside world, not for a cluster's own services.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(address, MakeChannelCredentials(address), arguments);
+  std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(MakeClientTracer());
+  return grpc::experimental::CreateCustomChannelWithInterceptors(
+      address, MakeChannelCredentials(address), arguments, std::move(interceptors));
 }
 
 bool AwaitConnected(grpc::Channel& channel, absl::Duration patience) {

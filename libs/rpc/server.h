@@ -16,7 +16,8 @@
 
 namespace espalier::observe {
 class Metrics;
-}
+class SpanSink;
+}  // namespace espalier::observe
 
 namespace espalier::rpc {
 
@@ -32,6 +33,8 @@ struct ServerOptions {
   observe::Metrics* metrics = nullptr;  // counts calls into; must know CallMetricTable and outlive
   std::string metrics_address;          // host:port that ServeMetrics serves; empty: none
   std::string health_address;  // host:port of a plaintext port for health alone; empty: none
+  // Spans of calls whose caller traces them; may be null. Outlives the server.
+  observe::SpanSink* spans = nullptr;
 };
 
 // A listening server with health checking and reflection. Destruction shuts it down within a
@@ -49,7 +52,8 @@ class RpcServer {
   virtual void Shutdown(absl::Duration grace) = 0;
 };
 
-// Secured as UseClientSecurity said.
+// Secured as UseClientSecurity said. Calls carry the trace of the thread that makes them
+// (observe::TraceScope).
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
 
 // Blocks until the channel is connected, at most `patience`; false when it is not. Blocking calls
