@@ -64,7 +64,8 @@ class ImagesTest(unittest.TestCase):
         cls.folder = pathlib.Path(folder.name)
         cls.out = cls.folder / "oci"
         try:
-            call("buildah", "--root", cls.folder / "trial", "--runroot", cls.folder / "trial-run", "--storage-driver", "vfs", "from", "scratch")
+            trial = ["buildah", "--root", cls.folder / "trial", "--runroot", cls.folder / "trial-run", "--storage-driver", "vfs"]
+            call(*trial, "mount", call(*trial, "from", "scratch").strip())
         except Unable as error:
             raise unittest.SkipTest(f"buildah cannot keep images here: {error}")
         print(build(cls.out).stdout)
