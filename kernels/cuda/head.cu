@@ -1,6 +1,7 @@
 // Log-probabilities in one pass over the logits (a block a row, sums relative to a running
 // maximum), and their gradient in place. Rows need not begin at 16 bytes: odd vocabularies run at
 // full speed too.
+#include "kernels/cuda/device_facts.h"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/head.h"
 #include "kernels/cuda/softmax.cuh"
@@ -53,24 +54,84 @@ __global__ void __launch_bounds__(kThreads)
                 vocabulary, kThreads);
 }
 
-// Few rows at a time, so that all of them stay in the cache until they are read again.
-constexpr int kFusedThreads = 1024;
-
-template <typename T>
-__global__ void __launch_bounds__(kFusedThreads, 2)
+// The row stays in shared memory between the two looks at it. `packs` 16-byte packs a row; its address is a multiple of 16 bytes.
+template <typename T, int kBlock>
+__global__ void __launch_bounds__(kBlock)
     FusedKernel(T* all_logits, const int32_t* targets, const float* dlogps, float* logps,
-                int64_t vocabulary) {
-  __shared__ SoftmaxSums shared[kFusedThreads / 32];
+                int packs) {
+  constexpr int kV = kVector<T>;
+  extern __shared__ uint4 row_packs[];
+  __shared__ SoftmaxSums shared[kBlock / 32];
+  T* logits = all_logits + static_cast<int64_t>(blockIdx.x) * packs * kV;
+  T* row = reinterpret_cast<T*>(row_packs);
+  SoftmaxSums mine;
+  for (int first = threadIdx.x; first < packs; first += kBlock * kUnroll) {
+    Pack<T, kV> kept[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (first + u * kBlock < packs) kept[u] = LoadPack<T, kV>(logits + (first + u * kBlock) * kV);
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (first + u * kBlock >= packs) break;
+      StorePack(row + (first + u * kBlock) * kV, kept[u]);
+      float values[kV];
+      Unpack(kept[u], values);
+      mine.Add<T, false>(values);
+    }
+  }
+  const float lse = BlockMerge<kBlock>(mine, shared).LogSumExp();
+  const int32_t target = targets[blockIdx.x];
+  if (threadIdx.x == 0) logps[blockIdx.x] = target < 0 ? 0.0f : ToFloat(row[target]) - lse;
+  const float dlogp = target < 0 ? 0.0f : dlogps[blockIdx.x];
+  for (int pack = threadIdx.x; pack < packs; pack += kBlock) {  // each thread reads what it wrote
+    float values[kV];
+    LoadFloats(row + pack * kV, values);
+#pragma unroll
+    for (int i = 0; i < kV; ++i) {
+      const float probability = target < 0 ? 0.0f : Exp<T>(values[i] - lse);
+      values[i] = dlogp * ((pack * kV + i == target ? 1.0f : 0.0f) - probability);
+    }
+    StoreFloats(logits + pack * kV, values);
+  }
+}
+
+// Rows that do not fit, or do not begin at 16 bytes: the second look finds the row in the cache.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    FusedKernelOfAnyRow(T* all_logits, const int32_t* targets, const float* dlogps, float* logps,
+                        int64_t vocabulary) {
+  __shared__ SoftmaxSums shared[kThreads / 32];
   const int64_t row = blockIdx.x;
   T* logits = all_logits + row * vocabulary;
   SoftmaxSums mine;
-  VisitRow<kUnroll>(logits, 0, static_cast<int>(vocabulary), threadIdx.x, kFusedThreads,
+  VisitRow<kUnroll>(logits, 0, static_cast<int>(vocabulary), threadIdx.x, kThreads,
                     [&](int, const auto& values) { mine.Add<T, false>(values); });
-  const float lse = BlockMerge<kFusedThreads>(mine, shared).LogSumExp();
+  const float lse = BlockMerge<kThreads>(mine, shared).LogSumExp();
   const int32_t target = targets[row];
   if (threadIdx.x == 0) logps[row] = target < 0 ? 0.0f : ToFloat(logits[target]) - lse;
   __syncthreads();  // the target's logit is read before it is overwritten
-  WriteGradient(logits, target, lse, target < 0 ? 0.0f : dlogps[row], vocabulary, kFusedThreads);
+  WriteGradient(logits, target, lse, target < 0 ? 0.0f : dlogps[row], vocabulary, kThreads);
+}
+
+// Rows of up to this many bytes go through shared memory: two blocks then fit a multiprocessor of Hopper, one of Ampere.
+constexpr int64_t kRowBytesMax = 112 * 1024;
+constexpr int64_t kSmallRowBytes = 72 * 1024;
+
+template <typename T, int kBlock>
+cudaError_t LaunchFused(T* logits, const int32_t* targets, const float* dlogp, float* logp,
+                        int64_t rows, int64_t row_bytes, cudaStream_t stream) {
+  static OncePerDevice raised;
+  if (const cudaError_t error = raised.Do([] {
+        return cudaFuncSetAttribute(FusedKernel<T, kBlock>,
+                                    cudaFuncAttributeMaxDynamicSharedMemorySize, kRowBytesMax);
+      });
+      error != cudaSuccess) {
+    return error;
+  }
+  FusedKernel<T, kBlock><<<static_cast<unsigned>(rows), kBlock, row_bytes, stream>>>(
+      logits, targets, dlogp, logp, static_cast<int>(row_bytes / 16));
+  return cudaGetLastError();
 }
 
 }  // namespace
@@ -103,8 +164,14 @@ cudaError_t LogProbAndGradient(T* logits, const int32_t* targets, const float* d
                                int64_t rows, int64_t vocabulary, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
   if (vocabulary < 1 || vocabulary > INT32_MAX / 2) return cudaErrorInvalidValue;
-  FusedKernel<T><<<static_cast<unsigned>(rows), kFusedThreads, 0, stream>>>(logits, targets, dlogp,
-                                                                            logp, vocabulary);
+  const int64_t row_bytes = vocabulary * static_cast<int64_t>(sizeof(T));
+  if (row_bytes % 16 == 0 && row_bytes <= kRowBytesMax && Aligned16({logits})) {
+    return row_bytes <= kSmallRowBytes
+               ? LaunchFused<T, 512>(logits, targets, dlogp, logp, rows, row_bytes, stream)
+               : LaunchFused<T, 1024>(logits, targets, dlogp, logp, rows, row_bytes, stream);
+  }
+  FusedKernelOfAnyRow<T><<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
+      logits, targets, dlogp, logp, vocabulary);
   return cudaGetLastError();
 }
 

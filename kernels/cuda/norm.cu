@@ -71,8 +71,35 @@ constexpr int kRowsAtOnce = 4;         // rows that a thread has in flight
 constexpr int kBackwardThreads = 512;  // at most, in a block
 constexpr int kWideThreads = 256;      // what a block of several row groups aims at
 
+// dy of one vector with the rows of its slots added, rounded as SumSlots rounds it. Half of the slots are in flight at a time.
+template <typename T, int kV>
+__device__ __forceinline__ Pack<T, kV> AddSlots(const RmsNormBackwardArgs<T>& args, int64_t row,
+                                                int column, const Pack<T, kV>& dy) {
+  constexpr int kAtOnce = 4;
+  float sum[kV];
+  Unpack(dy, sum);
+  const int32_t* slot = args.slot + row * args.top_k;
+  for (int first = 0; first < args.top_k; first += kAtOnce) {
+    Pack<T, kV> kept[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (first + k >= args.top_k) break;
+      kept[k] = LoadPack<T, kV>(args.slot_rows + slot[first + k] * args.width + column);
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (first + k >= args.top_k) break;
+      float values[kV];
+      Unpack(kept[k], values);
+#pragma unroll
+      for (int i = 0; i < kV; ++i) sum[i] += values[i];
+    }
+  }
+  return MakePack<T, kV>(sum);
+}
+
 // Block (x, y): x is a column vector, y one of the groups that take kRowsAtOnce rows at a time.
-template <typename T>
+template <typename T, bool kSlots>
 __global__ void __launch_bounds__(kBackwardThreads) BackwardKernel(RmsNormBackwardArgs<T> args) {
   constexpr int kV = kVector<T>;
   __shared__ float warp_dots[2][kBackwardThreads / 32][kRowsAtOnce];
@@ -101,6 +128,12 @@ __global__ void __launch_bounds__(kBackwardThreads) BackwardKernel(RmsNormBackwa
       residual[r] = there && args.residual != nullptr ? LoadPack<T, kV>(args.residual + at)
                                                       : ZeroPack<T, kV>();
       rstd[r] = there ? args.rstd[row0 + r] : 0.0f;
+    }
+    if constexpr (kSlots) {
+#pragma unroll
+      for (int r = 0; r < kRowsAtOnce; ++r) {
+        if (active && row0 + r < args.rows) dy[r] = AddSlots<T, kV>(args, row0 + r, column, dy[r]);
+      }
     }
 #pragma unroll
     for (int r = 0; r < kRowsAtOnce; ++r) {
@@ -153,16 +186,23 @@ __global__ void __launch_bounds__(kThreads) BackwardAnyKernel(RmsNormBackwardArg
   float* share = args.partials + blockIdx.x * width;
   for (int64_t i = threadIdx.x; i < width; i += kThreads) share[i] = 0;
   for (int64_t row = blockIdx.x; row < args.rows; row += gridDim.x) {
-    const T* dy = args.dy + row * width;
     const T* x = args.x + row * width;
+    const auto dy = [&](int64_t i) {
+      float sum = ToFloat(args.dy[row * width + i]);
+      if (args.slot == nullptr) return sum;
+      for (int k = 0; k < args.top_k; ++k) {
+        sum += ToFloat(args.slot_rows[args.slot[row * args.top_k + k] * width + i]);
+      }
+      return ToFloat(FromFloat<T>(sum));
+    };
     float dot = 0;
     for (int64_t i = threadIdx.x; i < width; i += kThreads)
-      dot += ToFloat(dy[i]) * ToFloat(args.weight[i]) * ToFloat(x[i]);
+      dot += dy(i) * ToFloat(args.weight[i]) * ToFloat(x[i]);
     dot = BlockSum<kThreads>(dot, shared);
     const float rstd = args.rstd[row];
     const float mean = dot * rstd * rstd * rstd / static_cast<float>(width);
     for (int64_t i = threadIdx.x; i < width; i += kThreads) {
-      const float a = ToFloat(dy[i]), b = ToFloat(x[i]);
+      const float a = dy(i), b = ToFloat(x[i]);
       const float residual =
           args.residual != nullptr ? ToFloat(args.residual[row * width + i]) : 0.0f;
       share[i] += a * b * rstd;
@@ -219,13 +259,17 @@ cudaError_t RmsNormBackward(const RmsNormBackwardArgs<T>& args, cudaStream_t str
   const int64_t vectors = args.width / kV;
   const bool fast =
       args.width % kV == 0 && vectors <= kBackwardThreads &&
-      Aligned16({args.dy, args.x, args.weight, args.residual, args.dx, args.partials});
+      Aligned16({args.dy, args.x, args.weight, args.residual, args.dx, args.partials, args.slot_rows});
   unsigned shares;
   if (fast) {
     const unsigned columns = static_cast<unsigned>((vectors + 31) / 32 * 32);
     const unsigned groups = std::max(1u, kWideThreads / columns);
     shares = std::min<unsigned>(kNormPartials, BlocksFor(args.rows, groups * kRowsAtOnce));
-    BackwardKernel<T><<<shares, dim3(columns, groups), 0, stream>>>(args);
+    if (args.slot == nullptr) {
+      BackwardKernel<T, false><<<shares, dim3(columns, groups), 0, stream>>>(args);
+    } else {
+      BackwardKernel<T, true><<<shares, dim3(columns, groups), 0, stream>>>(args);
+    }
   } else {
     shares = static_cast<unsigned>(std::min<int64_t>(kNormPartials, args.rows));
     BackwardAnyKernel<T><<<shares, kThreads, 0, stream>>>(args);

@@ -26,6 +26,7 @@ template <typename T>
 // dx = residual + gradient of x (`residual` is the residual stream's gradient and may be dx or null); dweight is written, or added to with
 // `accumulate`. Shares of dweight go through `partials` and are added in a fixed order: same inputs, same bits.
 //   dy, x, residual, dx [rows, width]   weight, dweight [width]   rstd [rows]   partials [kNormPartials, width] fp32
+// With `slot` [rows, top_k], dy is dy + the sum over k of slot_rows[slot[row, k]] (SumSlots' order and rounding), without a pass of its own.
 inline constexpr int kNormPartials = 264;
 template <typename T>
 struct RmsNormBackwardArgs {
@@ -39,6 +40,9 @@ struct RmsNormBackwardArgs {
   float* partials = nullptr;
   int64_t rows = 0, width = 0;
   bool accumulate = false;
+  const T* slot_rows = nullptr;
+  const int32_t* slot = nullptr;
+  int top_k = 0;
 };
 template <typename T>
 [[nodiscard]] cudaError_t RmsNormBackward(const RmsNormBackwardArgs<T>& args, cudaStream_t stream);

@@ -59,29 +59,28 @@ cudaError_t Move(const T* x, const int32_t* index, T* out, int64_t rows, int64_t
   return cudaGetLastError();
 }
 
-constexpr int kSpreadUnroll = 2;
+constexpr int kSpreadSlots = 8;  // stores that a thread has in flight
 
+// A thread takes one vector of a row; its neighbours in the warp take the next ones, so that every store of a warp is one stretch of a row.
 template <typename T, int kV>
 __global__ void __launch_bounds__(kThreads)
     SpreadKernel(const T* __restrict__ x, const int32_t* __restrict__ slot, T* __restrict__ out,
                  int top_k, int64_t width, RowTiles tiles) {
   const uint32_t size = tiles.size();
-  for (uint32_t first = threadIdx.x; first < size; first += kThreads * kSpreadUnroll) {
-    Pack<T, kV> kept[kSpreadUnroll];
+#pragma unroll 2
+  for (uint32_t item = threadIdx.x; item < size; item += kThreads) {
+    const int64_t token = tiles.first_row() + item / tiles.vectors;
+    const int64_t column = static_cast<int64_t>(item % tiles.vectors) * kV;
+    const Pack<T, kV> pack = LoadPack<T, kV>(x + token * width + column);
+    const int32_t* to = slot + token * top_k;
+    for (int first = 0; first < top_k; first += kSpreadSlots) {
+      int32_t rows[kSpreadSlots];
 #pragma unroll
-    for (int u = 0; u < kSpreadUnroll; ++u) {
-      const uint32_t item = first + u * kThreads;
-      if (item >= size) break;
-      const int64_t token = tiles.first_row() + item / tiles.vectors;
-      kept[u] = LoadPack<T, kV>(x + token * width + static_cast<int64_t>(item % tiles.vectors) * kV);
-    }
+      for (int k = 0; k < kSpreadSlots; ++k) rows[k] = first + k < top_k ? to[first + k] : -1;
 #pragma unroll
-    for (int u = 0; u < kSpreadUnroll; ++u) {
-      const uint32_t item = first + u * kThreads;
-      if (item >= size) break;
-      const int32_t* to = slot + (tiles.first_row() + item / tiles.vectors) * top_k;
-      const int64_t column = static_cast<int64_t>(item % tiles.vectors) * kV;
-      for (int k = 0; k < top_k; ++k) StorePack(out + to[k] * width + column, kept[u]);
+      for (int k = 0; k < kSpreadSlots; ++k) {
+        if (rows[k] >= 0) StorePack(out + rows[k] * width + column, pack);
+      }
     }
   }
 }
@@ -114,18 +113,6 @@ __global__ void __launch_bounds__(kThreads, 5) SumKernel(SumSlotsArgs<T> args, R
       }
     }
     StoreFloats(args.out + token * args.width + column, sum);
-  }
-}
-
-template <bool kToSlots>
-__global__ void __launch_bounds__(kThreads)
-    WeightsKernel(const float* from, const int32_t* slot, float* to, int64_t slots) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= slots) return;
-  if constexpr (kToSlots) {
-    to[slot[i]] = from[i];
-  } else {
-    to[i] = from[slot[i]];
   }
 }
 
@@ -194,22 +181,6 @@ cudaError_t SumSlots(const SumSlotsArgs<T>& args, cudaStream_t stream) {
     const RowTiles tiles(args.tokens, args.width);
     SumKernel<T, 1><<<tiles.blocks(), kThreads, 0, stream>>>(args, tiles);
   }
-  return cudaGetLastError();
-}
-
-cudaError_t WeightsToSlots(const float* weight, const int32_t* slot, float* row_weight,
-                           int64_t slots, cudaStream_t stream) {
-  if (slots == 0) return cudaSuccess;
-  WeightsKernel<true>
-      <<<BlocksFor(slots, kThreads), kThreads, 0, stream>>>(weight, slot, row_weight, slots);
-  return cudaGetLastError();
-}
-
-cudaError_t WeightsFromSlots(const float* row_weight, const int32_t* slot, float* weight,
-                             int64_t slots, cudaStream_t stream) {
-  if (slots == 0) return cudaSuccess;
-  WeightsKernel<false>
-      <<<BlocksFor(slots, kThreads), kThreads, 0, stream>>>(row_weight, slot, weight, slots);
   return cudaGetLastError();
 }
 

@@ -14,6 +14,7 @@ namespace espalier::kernels::cuda {
 //   counts [E]      written: slots of each expert (by expert, not by group)
 //   offsets [E + 1] written: first slot of each group
 //   slot [N, K], token_of [S]   written: the row of each choice, the token of each row
+//   weight [N, K], row_weight [S]: unless null, each row's weight is written beside its token
 //   scratch [PlanSlotsScratch(N, E)] int32
 // Deterministic. Enqueues a few small kernels.
 struct PlanSlotsArgs {
@@ -26,6 +27,8 @@ struct PlanSlotsArgs {
   int32_t* scratch = nullptr;
   int64_t tokens = 0;
   int top_k = 0, experts = 0;
+  const float* weight = nullptr;
+  float* row_weight = nullptr;
 };
 int64_t PlanSlotsScratch(int64_t tokens, int experts);
 [[nodiscard]] cudaError_t PlanSlots(const PlanSlotsArgs& args, cudaStream_t stream);
@@ -58,12 +61,6 @@ struct SumSlotsArgs {
 };
 template <typename T>
 [[nodiscard]] cudaError_t SumSlots(const SumSlotsArgs<T>& args, cudaStream_t stream);
-
-// row_weight[slot[i]] = weight[i] for i in [0, slots), and the way back.
-[[nodiscard]] cudaError_t WeightsToSlots(const float* weight, const int32_t* slot, float* row_weight, int64_t slots,
-                                         cudaStream_t stream);
-[[nodiscard]] cudaError_t WeightsFromSlots(const float* row_weight, const int32_t* slot, float* weight, int64_t slots,
-                                           cudaStream_t stream);
 
 // sums[expert] += ||rows[slot]||_2 of every choice, in whole millionths (kernels/output_norm.h), by integer atomics: the
 // order does not matter. rows are already scaled by their gates. What is not finite counts nothing; at most kOutputNormMax a row.

@@ -142,6 +142,7 @@ __global__ void __launch_bounds__(kThreads)
     if (there) {
       args.slot[i] = row;
       args.token_of[row] = static_cast<int32_t>(static_cast<uint32_t>(i) / top_k);
+      if (args.row_weight != nullptr) args.row_weight[row] = args.weight[i];
     }
   }
 }

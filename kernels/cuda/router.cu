@@ -156,7 +156,8 @@ __global__ void __launch_bounds__(kThreads)
   if (lane < forward.top_k) {
     choice = forward.choice[token * forward.top_k + lane];
     score = forward.scores[token * forward.experts + choice];
-    dweight = args.dweight[token * forward.top_k + lane];
+    const int64_t place = token * forward.top_k + lane;
+    dweight = args.dweight[args.slot == nullptr ? place : args.slot[place]];
   }
   float dscore = forward.scaling * dweight;
   if (forward.normalize) {

@@ -34,7 +34,8 @@ struct RouterArgs {
 template <typename T>
 struct RouterBackwardArgs {
   RouterArgs forward;  // as it was; scores, choice and weight filled
-  const float* dweight = nullptr;
+  const float* dweight = nullptr;  // [N, K], or by row of an expert when `slot` [N, K] tells where each stands
+  const int32_t* slot = nullptr;
   T* dlogits = nullptr;
   float aux_scale = 0;
   const int32_t* route_counts = nullptr;

@@ -210,11 +210,13 @@ void RunPermutation(const Geometry& g, Bench& bench) {
       return AddOutputNorms(rows, r.slot, r.choice, g.slots(), g.width, sums, s);
     };
   });
-  bench.Add("WeightsToSlots", 3 * g.slots() * 4, [&](Arena& arena) {
+  bench.Add("SpreadRows", slot_bytes + g.tokens * g.width * kElement, [&](Arena& arena) {
     const Routing r = Route(g, arena);
-    const float* weight = arena.Random<float>(g.slots());
-    float* row_weight = arena.Allocate<float>(g.slots());
-    return [=](cudaStream_t s) { return WeightsToSlots(weight, r.slot, row_weight, g.slots(), s); };
+    const T* x = arena.Random<T>(g.tokens * g.width);
+    T* rows = arena.Allocate<T>(g.slots() * g.width);
+    return [=](cudaStream_t s) {
+      return SpreadRows(x, r.slot, rows, g.tokens, g.top_k, g.width, s);
+    };
   });
 }
 
@@ -305,6 +307,15 @@ void RunHead(const Geometry& g, Bench& bench) {
     const float* dlogp = arena.Constant<float>(kLogitRows, 1);
     return [=](cudaStream_t s) {
       return LogitsGradient(logits, target, lse, dlogp, kLogitRows, g.vocabulary, s);
+    };
+  });
+  bench.Add("LogProbAndGradient", 2 * n * kElement, [&](Arena& arena) {
+    T* logits = arena.Random<T>(n);
+    const int32_t* target = arena.From(targets);
+    const float* dlogp = arena.Constant<float>(kLogitRows, 1);
+    float* logp = arena.Allocate<float>(kLogitRows);
+    return [=](cudaStream_t s) {
+      return LogProbAndGradient(logits, target, dlogp, logp, kLogitRows, g.vocabulary, s);
     };
   });
 }

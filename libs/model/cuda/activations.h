@@ -20,6 +20,8 @@ struct CudaActivations {
   Buffer<T> x;                              // [N, D] the layer's input
   Buffer<T> h1;                             // [N, D] after input_layernorm
   Buffer<T> qkv;                            // [N, (H+2G)*d] after rotation
+  Buffer<T> q_raw, k_raw;                   // [N, H*d], [N, G*d] with qk_norm: before norm and rotation
+  Buffer<float> q_rstd, k_rstd;             // one for each segment of the norm
   Buffer<T> attended;                       // [N, H*d]
   Buffer<T> x_mid, h2;                      // [N, D] after attention, after post_attention_layernorm
   Buffer<float> rstd1, rstd2;               // [N]
@@ -42,8 +44,8 @@ struct CudaScratch {
   Buffer<T> dh, dattended, dqkv;  // [N, D], [N, H*d], [N, (H+2G)*d]
   Buffer<T> dlogits;              // [N, E]
   Buffer<T> padded_qkv, padded_out, padded_dout, padded_dqkv;
-  Buffer<float> delta, dweight, drow_weight, slot_weight;
-  Buffer<float> norm_partials, aux_partials;
+  Buffer<float> delta, drow_weight, slot_weight;
+  Buffer<float> norm_partials, qk_norm_partials, aux_partials;
   Buffer<int32_t> plan;
 };
 

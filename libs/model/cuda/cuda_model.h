@@ -112,6 +112,8 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   // attention.cc
   absl::Status AttentionForward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
   absl::Status AttentionBackward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, T* dx);
+  absl::Status NormQueriesAndKeys(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
+  absl::Status NormQueriesAndKeysBackward(int64_t tokens, int layer, CudaActivations<T>& act, T* dqkv);
   absl::Status Attend(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
   absl::Status AttendBackward(const CudaPass<T>& pass, CudaActivations<T>& act, const T* dattended, T* dqkv);
   kernels::cuda::AttentionArgs<T> PlainArgs(const CudaPass<T>& pass, const CudaActivations<T>& act) const;
@@ -123,7 +125,9 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   absl::Status DenseBackward(int64_t tokens, int layer, CudaActivations<T>& act, const T* dx, T* dh2, bool add);
   absl::Status Route(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
   absl::Status MoeForward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* residual, T* x_out);
-  absl::Status MoeBackward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* dx, T* dh2, float aux_scale);
+  // Writes the router's part of the gradient to dh2; the experts' is the sum over each token's slots of *slot_rows.
+  absl::Status MoeBackward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* dx, T* dh2, float aux_scale,
+                           const T** slot_rows);
   kernels::cuda::RouterArgs RouterArgsOf(int layer, const CudaActivations<T>& act, int64_t tokens) const;
   absl::Status ExpertProduct(int layer, Product product, const T* a, const Slice& weights, T* c, int64_t n, int64_t k);
   // which: 0 or 1, of the layer's two matrices; where its squares are summed.

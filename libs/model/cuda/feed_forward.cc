@@ -77,6 +77,8 @@ absl::Status CudaModel<T>::Route(const CudaPass<T>& pass, int layer, CudaActivat
   RETURN_IF_ERROR(act.token_of.Reserve(slots));
   RETURN_IF_ERROR(act.offsets.Reserve(alive + 1));
   RETURN_IF_ERROR(scratch_.plan.Reserve(kernels::cuda::PlanSlotsScratch(n, alive)));
+  RETURN_IF_ERROR(scratch_.slot_weight.Reserve(slots));
+  if (exchanges_[layer].single()) RETURN_IF_ERROR(act.row_weight.Reserve(slots));
   RETURN_IF_ERROR(matmul_->Run(
       kernels::cuda::MatmulArgs<T, float>{.product = Product::kNT,
                                           .a = act.h2.data(),
@@ -97,7 +99,11 @@ absl::Status CudaModel<T>::Route(const CudaPass<T>& pass, int layer, CudaActivat
                                 .scratch = scratch_.plan.data(),
                                 .tokens = n,
                                 .top_k = config_.top_k,
-                                .experts = alive},
+                                .experts = alive,
+                                .weight = act.weight.data(),
+                                .row_weight = exchanges_[layer].single()
+                                                  ? act.row_weight.data()
+                                                  : scratch_.slot_weight.data()},
                                stream_));
   if (config_.aux_loss == 0) return absl::OkStatus();
   RETURN_IF_ERROR(scratch_.aux_partials.Reserve(int64_t{kernels::cuda::kAuxPartials} * alive));
@@ -164,16 +170,11 @@ absl::Status CudaModel<T>::MoeForward(const CudaPass<T>& pass, int layer, CudaAc
     RETURN_IF_CUDA_ERROR(kernels::cuda::SpreadRows<T>(act.h2.data(), act.slot.data(),
                                                       act.expert_in.data(), n, config_.top_k, width,
                                                       stream_));
-    RETURN_IF_CUDA_ERROR(kernels::cuda::WeightsToSlots(act.weight.data(), act.slot.data(),
-                                                       act.row_weight.data(), slots, stream_));
   } else {
     RETURN_IF_ERROR(scratch_.more_rows.Reserve(slots * width));
-    RETURN_IF_ERROR(scratch_.slot_weight.Reserve(slots));
     RETURN_IF_CUDA_ERROR(kernels::cuda::SpreadRows<T>(act.h2.data(), act.slot.data(),
                                                       scratch_.more_rows.data(), n, config_.top_k,
                                                       width, stream_));
-    RETURN_IF_CUDA_ERROR(kernels::cuda::WeightsToSlots(act.weight.data(), act.slot.data(),
-                                                       scratch_.slot_weight.data(), slots, stream_));
     RETURN_IF_ERROR(exchange.ToExperts(scratch_.more_rows.data(), act.expert_in.data(),
                                        width * static_cast<int64_t>(sizeof(T)), staging_, stream_));
     RETURN_IF_ERROR(exchange.ToExperts(scratch_.slot_weight.data(), act.row_weight.data(),
@@ -212,10 +213,9 @@ absl::Status CudaModel<T>::MoeForward(const CudaPass<T>& pass, int layer, CudaAc
   return absl::OkStatus();
 }
 
-// Writes the gradient through experts and router to dh2.
 template <typename T>
 absl::Status CudaModel<T>::MoeBackward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act,
-                                       const T* dx, T* dh2, float aux_scale) {
+                                       const T* dx, T* dh2, float aux_scale, const T** slot_rows) {
   const int64_t n = pass.tokens, width = config_.width, inner = config_.expert_width,
                 slots = n * config_.top_k, row_bytes = width * static_cast<int64_t>(sizeof(T));
   const DeviceLayer& places = weights_.layers[layer];
@@ -226,7 +226,6 @@ absl::Status CudaModel<T>::MoeBackward(const CudaPass<T>& pass, int layer, CudaA
   RETURN_IF_ERROR(timeline_->Mark(&seconds_.dispatch));
   RETURN_IF_ERROR(scratch_.rows.Reserve(std::max(rows, slots) * width));
   RETURN_IF_ERROR(scratch_.drow_weight.Reserve(std::max(rows, slots)));
-  RETURN_IF_ERROR(scratch_.dweight.Reserve(slots));
   RETURN_IF_ERROR(scratch_.inner.Reserve(rows * inner));
   RETURN_IF_ERROR(scratch_.dlogits.Reserve(n * alive));
   T* dout = scratch_.rows.data();
@@ -272,26 +271,19 @@ absl::Status CudaModel<T>::MoeBackward(const CudaPass<T>& pass, int layer, CudaA
                                          sizeof(float), staging_, stream_));
     slot_dweight = scratch_.slot_weight.data();
   }
-  RETURN_IF_CUDA_ERROR(kernels::cuda::SumSlots<T>({.rows = din,
-                                                   .slot = act.slot.data(),
-                                                   .out = dh2,
-                                                   .tokens = n,
-                                                   .width = width,
-                                                   .top_k = config_.top_k},
-                                                  stream_));
+  *slot_rows = din;
 
   RETURN_IF_ERROR(timeline_->Mark(&seconds_.router));
-  RETURN_IF_CUDA_ERROR(kernels::cuda::WeightsFromSlots(slot_dweight, act.slot.data(),
-                                                       scratch_.dweight.data(), slots, stream_));
   RETURN_IF_CUDA_ERROR(
       kernels::cuda::RouterBackward<T>({.forward = RouterArgsOf(layer, act, n),
-                                        .dweight = scratch_.dweight.data(),
+                                        .dweight = slot_dweight,
+                                        .slot = act.slot.data(),
                                         .dlogits = scratch_.dlogits.data(),
                                         .aux_scale = aux_scale,
                                         .route_counts = counts(layer)},
                                        stream_));
   return LinearBackward(scratch_.dlogits.data(), act.h2.data(), places.router, dh2, n, alive, width,
-                        /*add=*/true);
+                        /*add=*/false);
 }
 
 template <typename T>
@@ -327,7 +319,8 @@ absl::Status CudaModel<T>::FeedForwardBackward(const CudaPass<T>& pass, int laye
   RETURN_IF_ERROR(scratch_.dh.Reserve(n * width));
   T* dh2 = scratch_.dh.data();
   const bool moe = config_.IsMoe(layer);
-  if (moe) RETURN_IF_ERROR(MoeBackward(pass, layer, act, dx, dh2, aux_scale));
+  const T* slot_rows = nullptr;
+  if (moe) RETURN_IF_ERROR(MoeBackward(pass, layer, act, dx, dh2, aux_scale, &slot_rows));
   if (places.dense_width > 0) RETURN_IF_ERROR(DenseBackward(n, layer, act, dx, dh2, /*add=*/moe));
   RETURN_IF_ERROR(timeline_->Mark(&seconds_.combine));
   RETURN_IF_CUDA_ERROR(kernels::cuda::RmsNormBackward<T>(
@@ -340,7 +333,10 @@ absl::Status CudaModel<T>::FeedForwardBackward(const CudaPass<T>& pass, int laye
        .dweight = weights_.dense.gradient(places.post_norm),
        .partials = scratch_.norm_partials.data(),
        .rows = n,
-       .width = width},
+       .width = width,
+       .slot_rows = slot_rows,
+       .slot = moe ? act.slot.data() : nullptr,
+       .top_k = config_.top_k},
       stream_));
   return absl::OkStatus();
 }

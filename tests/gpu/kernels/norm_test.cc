@@ -2,6 +2,8 @@
 // kernel and that no vector divides.
 #include "kernels/cuda/norm.h"
 
+#include "kernels/cuda/permute.h"
+
 #include "kernels/norm.h"
 #include "tests/gpu/kernels/inputs.h"
 
@@ -124,6 +126,51 @@ TYPED_TEST(NormTest, BackwardIsTheCpusAndRepeatsBitForBit) {
       }
       EXPECT_LT(RelativeError(dx.Floats(), want.dx), OneRounding<T>());
       EXPECT_TRUE(SameBits(dx.Raw(), residual.Raw()));
+    }
+  }
+}
+
+TYPED_TEST(NormTest, AddsTheRowsOfSlotsAsSumSlotsDoes) {
+  SKIP_WITHOUT_GPU();
+  using T = TypeParam;
+  for (const Shape shape : kShapes) {
+    for (const int top_k : {1, 5, 8}) {
+      SCOPED_TRACE(::testing::Message() << shape.rows << " x " << shape.width << " top " << top_k);
+      const Inputs in = Draw<T>(shape);
+      const Want want = Twin(in, shape);  // for rstd
+      const int64_t slots = shape.rows * top_k;
+      const Device<T> x(in.x), weight(in.weight), dy(in.dy), summed(shape.rows * shape.width),
+          rows(RandomValues<T>(slots * shape.width)), dx(shape.rows * shape.width),
+          dx_slots(shape.rows * shape.width), dweight(shape.width), dweight_slots(shape.width);
+      const Device<float> rstd(want.rstd), partials(kNormPartials * shape.width);
+      const Device<int32_t> slot(RandomOrder(slots));
+      ASSERT_EQ(cudaSuccess, SumSlots<T>({.rows = rows.get(),
+                                          .slot = slot.get(),
+                                          .residual = dy.get(),
+                                          .out = summed.get(),
+                                          .tokens = shape.rows,
+                                          .width = shape.width,
+                                          .top_k = top_k},
+                                         nullptr));
+      RmsNormBackwardArgs<T> args{.dy = summed.get(),
+                                  .x = x.get(),
+                                  .weight = weight.get(),
+                                  .rstd = rstd.get(),
+                                  .dx = dx.get(),
+                                  .dweight = dweight.get(),
+                                  .partials = partials.get(),
+                                  .rows = shape.rows,
+                                  .width = shape.width};
+      ASSERT_EQ(cudaSuccess, RmsNormBackward(args, nullptr));
+      args.dy = dy.get();
+      args.slot_rows = rows.get();
+      args.slot = slot.get();
+      args.top_k = top_k;
+      args.dx = dx_slots.get();
+      args.dweight = dweight_slots.get();
+      ASSERT_EQ(cudaSuccess, RmsNormBackward(args, nullptr));
+      EXPECT_TRUE(SameBits(dx.Raw(), dx_slots.Raw()));
+      EXPECT_TRUE(SameBits(dweight.Raw(), dweight_slots.Raw()));
     }
   }
 }

@@ -62,6 +62,10 @@ TEST(PlanSlots, IsTheCpusExactly) {
     const Plan want = TwinPlan(choice, c.tokens, c.top_k, group_of);
     std::vector<int32_t> counts(c.experts, 0);
     for (const int32_t expert : choice) ++counts[expert];
+    const auto weight = RandomValues<float>(static_cast<int64_t>(choice.size()));
+    std::vector<float> want_weight(choice.size());
+    for (size_t i = 0; i < choice.size(); ++i) want_weight[want.slot[i]] = weight[i];
+    const Device<float> device_weight(weight), row_weight(static_cast<int64_t>(choice.size()));
     const Device<int32_t> device_choice(choice), device_group(group_of), device_counts(c.experts),
         offsets(c.experts + 1), slot(choice.size()), token_of(choice.size()),
         scratch(PlanSlotsScratch(c.tokens, c.experts));
@@ -74,8 +78,11 @@ TEST(PlanSlots, IsTheCpusExactly) {
                                       .scratch = scratch.get(),
                                       .tokens = c.tokens,
                                       .top_k = c.top_k,
-                                      .experts = c.experts},
+                                      .experts = c.experts,
+                                      .weight = device_weight.get(),
+                                      .row_weight = row_weight.get()},
                                      nullptr));
+    EXPECT_EQ(want_weight, row_weight.Floats());
     EXPECT_EQ(counts, device_counts.Raw());
     EXPECT_EQ(std::vector<int32_t>(want.offsets.begin(), want.offsets.end()), offsets.Raw());
     EXPECT_EQ(want.slot, slot.Raw());
@@ -186,24 +193,6 @@ TYPED_TEST(PermuteTest, SumsOverSlotsAreTheCpus) {
   }
 }
 
-TEST(Permute, WeightsGoToSlotsAndBack) {
-  SKIP_WITHOUT_GPU();
-  for (const int64_t slots : {1, 257, 5000}) {
-    const auto weight = RandomValues<float>(slots);
-    const auto slot = RandomOrder(slots);
-    std::vector<float> want(slots);
-    for (int64_t i = 0; i < slots; ++i) want[slot[i]] = weight[i];
-    const Device<float> device(weight), rows(slots), back(slots);
-    const Device<int32_t> device_slot(slot);
-    ASSERT_EQ(cudaSuccess,
-              WeightsToSlots(device.get(), device_slot.get(), rows.get(), slots, nullptr));
-    EXPECT_EQ(want, rows.Floats());
-    ASSERT_EQ(cudaSuccess,
-              WeightsFromSlots(rows.get(), device_slot.get(), back.get(), slots, nullptr));
-    EXPECT_EQ(weight, back.Floats());
-  }
-}
-
 TYPED_TEST(PermuteTest, OutputNormsAreTheCpus) {
   SKIP_WITHOUT_GPU();
   using T = TypeParam;
@@ -287,7 +276,7 @@ TYPED_TEST(PermuteTest, WeightInTheGateIsWeightInTheCombination) {
   const Device<float> d_weight(weight), row_weight(kSlots), drow_weight(kSlots), d_dweight(kSlots);
   const Device<int32_t> slot(plan.slot), token_of(plan.token_of);
   ASSERT_EQ(cudaSuccess,
-            WeightsToSlots(d_weight.get(), slot.get(), row_weight.get(), kSlots, nullptr));
+            ScatterRows(d_weight.get(), slot.get(), row_weight.get(), kSlots, 1, nullptr));
   ASSERT_EQ(cudaSuccess,
             Swiglu(d_gate_up.get(), row_weight.get(), d_h.get(), kSlots, kInner, nullptr));
   ASSERT_EQ(cudaSuccess, SumSlots(SumSlotsArgs<T>{.rows = d_h.get(),
@@ -310,7 +299,7 @@ TYPED_TEST(PermuteTest, WeightInTheGateIsWeightInTheCombination) {
                                         nullptr));
   EXPECT_LT(RelativeError(d_gate_up.Floats(), dgate_up), OneRounding<T>());
   ASSERT_EQ(cudaSuccess,
-            WeightsFromSlots(drow_weight.get(), slot.get(), d_dweight.get(), kSlots, nullptr));
+            GatherRows(drow_weight.get(), slot.get(), d_dweight.get(), kSlots, 1, nullptr));
   EXPECT_LT(RelativeError(d_dweight.Floats(), dweight), 1e-5);  // fp32 whatever T is
 }
 
