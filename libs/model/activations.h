@@ -24,6 +24,8 @@ struct LayerActivations {
   kernels::Buffer<T> x;                             // [N, D] the layer's input
   kernels::Buffer<T> h1, rstd1;                     // [N, D], [N] after input_layernorm
   kernels::Buffer<T> q, k, v;                       // [N, H*d], [N, G*d] after rotation
+  kernels::Buffer<T> q_raw, k_raw;                  // with qk_norm: before norm and rotation
+  kernels::Buffer<T> q_rstd, k_rstd;                // one for each row of the norm
   kernels::Buffer<T> attended, lse;                 // [N, H*d], [N, H]
   kernels::Buffer<T> x_mid;                         // [N, D] after attention
   kernels::Buffer<T> h2, rstd2;                     // [N, D], [N] after post_attention_layernorm
@@ -47,6 +49,7 @@ struct Scratch {
   kernels::Buffer<T> attention;  // blocks of scores
   kernels::Buffer<T> norm;       // shares of the norms' gradients
   kernels::Buffer<T> dh, dq, dk, dv, dattended, delta, dweight, dlogits;
+  kernels::Buffer<T> dq_raw, dk_raw;
 };
 
 // What stays the same from layer to layer of one pass.

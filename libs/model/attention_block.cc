@@ -40,6 +40,53 @@ void AppendNewKeys(const Pass<T>& pass, const kernels::KvCache<T>& cache, const 
   }
 }
 
+// Rows of `width` elements that the norm of queries or keys works on: heads, or whole tokens.
+struct NormRows {
+  int64_t rows, width;
+};
+NormRows NormRowsOf(const ModelConfig& config, int64_t tokens, int heads) {
+  if (config.qk_norm == QkNorm::kHead) return {tokens * heads, config.head_dim};
+  return {tokens, int64_t{heads} * config.head_dim};
+}
+
+// y = the projection of queries or keys, normalised; what was projected stays in `raw` for the way back.
+template <typename T>
+void ProjectAndNorm(const Context<T>& context, const T* h, const Parameter<T>& projection,
+                    const Parameter<T>& norm, int heads, int64_t tokens, kernels::Buffer<T>& raw,
+                    kernels::Buffer<T>& rstd, T* y) {
+  const NormRows shape = NormRowsOf(context.config, tokens, heads);
+  T* x = raw.Get(shape.rows * shape.width);
+  Linear(h, projection, x, tokens, Write::kReplace, context.pool);
+  kernels::RmsNorm(kernels::RmsNormArgs<T>{.x = x,
+                                           .weight = norm.value.data(),
+                                           .y = y,
+                                           .rstd = rstd.Get(shape.rows),
+                                           .rows = shape.rows,
+                                           .width = shape.width,
+                                           .eps = context.config.rms_eps},
+                   context.pool);
+}
+
+// The gradient of what ProjectAndNorm projected, in `draw`.
+template <typename T>
+const T* NormBackward(const Context<T>& context, const T* dy, const kernels::Buffer<T>& raw,
+                      const kernels::Buffer<T>& rstd, Parameter<T>& norm, int heads, int64_t tokens,
+                      kernels::Buffer<T>& draw) {
+  const NormRows shape = NormRowsOf(context.config, tokens, heads);
+  T* dx = draw.Get(shape.rows * shape.width);
+  std::memset(dx, 0, shape.rows * shape.width * sizeof(T));
+  kernels::RmsNormBackward(kernels::RmsNormBackwardArgs<T>{.dy = dy,
+                                                           .x = raw.data(),
+                                                           .weight = norm.value.data(),
+                                                           .rstd = rstd.data(),
+                                                           .dx = dx,
+                                                           .dweight = norm.grad.data(),
+                                                           .rows = shape.rows,
+                                                           .width = shape.width},
+                           context.scratch.norm, context.pool);
+  return dx;
+}
+
 }  // namespace
 
 template <typename T>
@@ -63,8 +110,15 @@ void AttentionForward(const Context<T>& context, const Pass<T>& pass, int layer,
   T* q = act.q.Get(n * q_width);
   T* k = act.k.Get(n * kv_width);
   T* v = act.v.Get(n * kv_width);
-  Linear(h, weights.q, q, n, Write::kReplace, context.pool);
-  Linear(h, weights.k, k, n, Write::kReplace, context.pool);
+  if (config.qk_norm == QkNorm::kNone) {
+    Linear(h, weights.q, q, n, Write::kReplace, context.pool);
+    Linear(h, weights.k, k, n, Write::kReplace, context.pool);
+  } else {
+    ProjectAndNorm(context, h, weights.q, weights.q_norm, config.heads, n, act.q_raw, act.q_rstd,
+                   q);
+    ProjectAndNorm(context, h, weights.k, weights.k_norm, config.kv_heads, n, act.k_raw, act.k_rstd,
+                   k);
+  }
   Linear(h, weights.v, v, n, Write::kReplace, context.pool);
   const int32_t* positions = pass.positions.data();
   kernels::Rope(q, n, config.heads, positions, context.rope, kernels::RopeDirection::kForward,
@@ -117,8 +171,15 @@ void AttentionBackward(const Context<T>& context, const Pass<T>& pass, LayerWeig
 
   T* dh = scratch.dh.Get(n * width);
   const T* h = act.h1.data();
-  LinearBackward(dq, h, weights.q, dh, n, Write::kReplace, context.pool);
-  LinearBackward(dk, h, weights.k, dh, n, Write::kAdd, context.pool);
+  const T *dq_raw = dq, *dk_raw = dk;
+  if (config.qk_norm != QkNorm::kNone) {
+    dq_raw = NormBackward(context, dq, act.q_raw, act.q_rstd, weights.q_norm, config.heads, n,
+                          scratch.dq_raw);
+    dk_raw = NormBackward(context, dk, act.k_raw, act.k_rstd, weights.k_norm, config.kv_heads, n,
+                          scratch.dk_raw);
+  }
+  LinearBackward(dq_raw, h, weights.q, dh, n, Write::kReplace, context.pool);
+  LinearBackward(dk_raw, h, weights.k, dh, n, Write::kAdd, context.pool);
   LinearBackward(dv, h, weights.v, dh, n, Write::kAdd, context.pool);
   kernels::RmsNormBackward(
       kernels::RmsNormBackwardArgs<T>{.dy = dh,

@@ -23,6 +23,10 @@ constexpr int kDepthMax = 8;
 constexpr uint64_t kManifestBytesMax = uint64_t{1} << 30;
 constexpr int kRanksMax = 1 << 20;
 
+const char* QkNormName(QkNorm norm) {
+  return norm == QkNorm::kNone ? "none" : norm == QkNorm::kHead ? "head" : "full";
+}
+
 json ConfigToJson(const ModelConfig& config) {
   return {{"vocabulary", config.vocabulary},
           {"layers", config.layers},
@@ -43,7 +47,8 @@ json ConfigToJson(const ModelConfig& config) {
           {"rope_theta", config.rope_theta},
           {"rms_eps", config.rms_eps},
           {"tie_embeddings", config.tie_embeddings},
-          {"init_std", config.init_std}};
+          {"init_std", config.init_std},
+          {"qk_norm", QkNormName(config.qk_norm)}};
 }
 
 // Reads the fields of one object; the first problem is kept and everything after it reads as zero.
@@ -65,6 +70,7 @@ class Fields {
     }
     return static_cast<Integer>(value->get<uint64_t>());
   }
+  bool Has(const char* name) const { return object_.is_object() && object_.contains(name); }
   double Double(const char* name) {
     const json* value = Find(name);
     if (value == nullptr) return 0;
@@ -147,6 +153,12 @@ absl::StatusOr<ModelConfig> ConfigFromJson(const json& value, const std::string&
   config.rms_eps = fields.Double("rms_eps");
   config.tie_embeddings = fields.Bool("tie_embeddings");
   config.init_std = fields.Double("init_std");
+  // Checkpoints older than the field are of models without such norms.
+  const std::string norm = fields.Has("qk_norm") ? fields.String("qk_norm") : "none";
+  for (const QkNorm kind : {QkNorm::kNone, QkNorm::kHead, QkNorm::kFull}) {
+    if (norm == QkNormName(kind)) config.qk_norm = kind;
+  }
+  if (norm != QkNormName(config.qk_norm)) fields.Fail("qk_norm", "is no known norm");
   RETURN_IF_ERROR(fields.status());
   return config;
 }

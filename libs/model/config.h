@@ -9,6 +9,9 @@
 namespace espalier::model {
 
 enum class RouterKind { kSoftmax, kSigmoid };
+// RMS norm of queries and keys before their rotation: none, one weight [head_dim] for every head (Qwen3), or one over
+// the whole width of all query heads and of all key heads (OLMoE).
+enum class QkNorm { kNone, kHead, kFull };
 
 // All sizes in elements. Fields mirror espalier.v1.ModelSpec with every default resolved.
 struct ModelConfig {
@@ -32,6 +35,7 @@ struct ModelConfig {
   double rms_eps = 1e-5;
   bool tie_embeddings = false;
   double init_std = 0.02;
+  QkNorm qk_norm = QkNorm::kNone;
 
   bool IsMoe(int layer) const { return layer >= dense_layers; }
   // Parameters of one expert (gate, up and down projection).

@@ -59,6 +59,13 @@ LayerWeights<T> MakeLayer(const ModelConfig& config, Storage storage, int layer,
                           .v = make.Matrix(attention + "v_proj.weight", kv_width, config.width),
                           .o = make.Matrix(attention + "o_proj.weight", config.width, q_width),
                           .post_norm = make.Norm(prefix + ".post_attention_layernorm.weight")};
+  if (config.qk_norm != QkNorm::kNone) {
+    const bool head = config.qk_norm == QkNorm::kHead;
+    weights.q_norm =
+        make.Make(attention + "q_norm.weight", {head ? config.head_dim : q_width}, false);
+    weights.k_norm =
+        make.Make(attention + "k_norm.weight", {head ? config.head_dim : kv_width}, false);
+  }
   if (!config.IsMoe(layer)) {
     weights.dense = make.Ffn(prefix + ".mlp", config.dense_width, false);
     return weights;
@@ -159,6 +166,7 @@ std::vector<Parameter<T>*> ListParameters(Weights<T>& weights) {
   for (LayerWeights<T>& layer : weights.layers) {
     list.insert(list.end(),
                 {&layer.input_norm, &layer.q, &layer.k, &layer.v, &layer.o, &layer.post_norm});
+    if (!layer.q_norm.shape.empty()) list.insert(list.end(), {&layer.q_norm, &layer.k_norm});
     if (!layer.router.shape.empty()) list.push_back(&layer.router);
     ListFfn(layer.dense, list);
   }

@@ -26,6 +26,7 @@ struct ExpertWeights {
 template <typename T>
 struct LayerWeights {
   Parameter<T> input_norm, q, k, v, o, post_norm;
+  Parameter<T> q_norm, k_norm;  // absent without qk_norm; [d] each, or [H*d] and [G*d]
   FfnWeights<T> dense;  // the dense SwiGLU of a dense layer, or the shared expert of a MoE layer
   Parameter<T> router;  // [experts alive, D], rows aligned with the layout
   std::vector<T> selection_bias;

@@ -4,6 +4,7 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/permute.h"
+#include "kernels/cuda/qk_norm.h"
 #include "kernels/cuda/rope.h"
 #include "libs/model/cuda/cuda_model.h"
 
@@ -148,6 +149,66 @@ absl::Status CudaModel<T>::AttendBackward(const CudaPass<T>& pass, CudaActivatio
   }
 }
 
+// Queries and keys of the fused rows are normalised where they stand; training keeps what was projected.
+template <typename T>
+absl::Status CudaModel<T>::NormQueriesAndKeys(const CudaPass<T>& pass, int layer,
+                                              CudaActivations<T>& act) {
+  if (config_.qk_norm == QkNorm::kNone) return absl::OkStatus();
+  const bool head = config_.qk_norm == QkNorm::kHead;
+  const DeviceLayer& places = weights_.layers[layer];
+  const auto norm = [&](T* x, const Slice& weight, int heads, Buffer<T>& raw,
+                        Buffer<float>& rstd) -> absl::Status {
+    const int64_t width = int64_t{heads} * config_.head_dim;
+    if (!pass.decode) {
+      RETURN_IF_ERROR(raw.Reserve(pass.tokens * width));
+      RETURN_IF_ERROR(rstd.Reserve(pass.tokens * heads));
+    }
+    RETURN_IF_CUDA_ERROR(
+        kernels::cuda::QkNorm<T>({.x = x,
+                                  .raw = pass.decode ? nullptr : raw.data(),
+                                  .rstd = pass.decode ? nullptr : rstd.data(),
+                                  .weight = weights_.dense.value(weight),
+                                  .rows = pass.tokens,
+                                  .row_stride = qkv_width(),
+                                  .segments = head ? heads : 1,
+                                  .width = head ? config_.head_dim : width,
+                                  .eps = static_cast<float>(config_.rms_eps)},
+                                 stream_));
+    return absl::OkStatus();
+  };
+  T* qkv = act.qkv.data();
+  RETURN_IF_ERROR(norm(qkv, places.q_norm, config_.heads, act.q_raw, act.q_rstd));
+  return norm(qkv + q_width(), places.k_norm, config_.kv_heads, act.k_raw, act.k_rstd);
+}
+
+template <typename T>
+absl::Status CudaModel<T>::NormQueriesAndKeysBackward(int64_t tokens, int layer,
+                                                      CudaActivations<T>& act, T* dqkv) {
+  if (config_.qk_norm == QkNorm::kNone) return absl::OkStatus();
+  const bool head = config_.qk_norm == QkNorm::kHead;
+  const DeviceLayer& places = weights_.layers[layer];
+  const auto norm = [&](T* dx, const Slice& weight, int heads, const Buffer<T>& raw,
+                        const Buffer<float>& rstd) -> absl::Status {
+    const int64_t width = head ? config_.head_dim : int64_t{heads} * config_.head_dim;
+    RETURN_IF_ERROR(scratch_.qk_norm_partials.Reserve(kernels::cuda::kQkNormPartials * width));
+    RETURN_IF_CUDA_ERROR(
+        kernels::cuda::QkNormBackward<T>({.dx = dx,
+                                          .raw = raw.data(),
+                                          .rstd = rstd.data(),
+                                          .weight = weights_.dense.value(weight),
+                                          .dweight = weights_.dense.gradient(weight),
+                                          .partials = scratch_.qk_norm_partials.data(),
+                                          .rows = tokens,
+                                          .row_stride = qkv_width(),
+                                          .segments = head ? heads : 1,
+                                          .width = width},
+                                         stream_));
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(norm(dqkv, places.q_norm, config_.heads, act.q_raw, act.q_rstd));
+  return norm(dqkv + q_width(), places.k_norm, config_.kv_heads, act.k_raw, act.k_rstd);
+}
+
 template <typename T>
 absl::Status CudaModel<T>::AttentionForward(const CudaPass<T>& pass, int layer,
                                             CudaActivations<T>& act) {
@@ -169,6 +230,7 @@ absl::Status CudaModel<T>::AttentionForward(const CudaPass<T>& pass, int layer,
                                  .eps = static_cast<float>(config_.rms_eps)},
                                 stream_));
   RETURN_IF_ERROR(Linear(act.h1.data(), places.qkv, act.qkv.data(), n, qkv_width(), width));
+  RETURN_IF_ERROR(NormQueriesAndKeys(pass, layer, act));
   RETURN_IF_CUDA_ERROR(kernels::cuda::Rope<T>({.x = act.qkv.data(),
                                                .rows = n,
                                                .row_stride = qkv_width(),
@@ -211,6 +273,7 @@ absl::Status CudaModel<T>::AttentionBackward(const CudaPass<T>& pass, int layer,
                                                .sin = rope_sin_.data(),
                                                .backward = true},
                                               stream_));
+  RETURN_IF_ERROR(NormQueriesAndKeysBackward(n, layer, act, dqkv));
   RETURN_IF_ERROR(LinearBackward(dqkv, act.h1.data(), places.qkv, dh, n, qkv_width(), width, false));
   RETURN_IF_CUDA_ERROR(kernels::cuda::RmsNormBackward<T>(
       {.dy = dh,

@@ -31,6 +31,10 @@ absl::StatusOr<DeviceWeights<T>> PlaceWeights(const ModelConfig& config,
     places.input_norm = weights.dense.Add(width);
     places.qkv = weights.dense.Add((q_width + 2 * kv_width) * width);
     places.o = weights.dense.Add(width * q_width);
+    if (config.qk_norm != QkNorm::kNone) {
+      places.q_norm = weights.dense.Add(shape.q_norm.size());
+      places.k_norm = weights.dense.Add(shape.k_norm.size());
+    }
     places.post_norm = weights.dense.Add(width);
     places.router = weights.dense.Add(shape.router.size());
     if (shape.dense.present()) {
@@ -69,6 +73,10 @@ std::vector<Placed<T>> ListPlaces(const ModelConfig& config, Weights<float>& hos
     }
     list.push_back({&from.o, dense, places.o.offset});
     list.push_back({&from.post_norm, dense, places.post_norm.offset});
+    if (config.qk_norm != QkNorm::kNone) {
+      list.push_back({&from.q_norm, dense, places.q_norm.offset});
+      list.push_back({&from.k_norm, dense, places.k_norm.offset});
+    }
     if (!from.router.shape.empty()) list.push_back({&from.router, dense, places.router.offset});
     if (from.dense.present()) {
       list.push_back({&from.dense.gate, dense, places.dense_gate_up.offset});

@@ -15,6 +15,7 @@ namespace espalier::model {
 // q, k and v, and gate and up, are one matrix each, so that one product makes them all.
 struct DeviceLayer {
   Slice input_norm, qkv, o, post_norm;  // in the dense arena; qkv [(H+2G)*d, D], o [D, H*d]
+  Slice q_norm, k_norm;                 // size 0 without qk_norm
   Slice router;                         // [experts at first, D]; the rows of those alive come first
   Slice dense_gate_up, dense_down;      // [2W, D], [D, W]; size 0 where there is none
   int64_t dense_width = 0;

@@ -81,7 +81,7 @@ absl::Status CudaModel<T>::Apply(const AdamWStep& step) {
   const int64_t matrix = int64_t{config_.expert_width} * config_.width;
   for (int layer = 0; layer < config_.layers; ++layer) {
     const DeviceLayer& places = weights_.layers[layer];
-    for (const Slice& norm : {places.input_norm, places.post_norm}) {
+    for (const Slice& norm : {places.input_norm, places.post_norm, places.q_norm, places.k_norm}) {
       RETURN_IF_ERROR(update(dense, norm, false));
     }
     for (const Slice& matrix_slice :

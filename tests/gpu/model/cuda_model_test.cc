@@ -122,7 +122,18 @@ std::vector<Case> Cases() {
   tied.normalize_top_k = false;
   ModelConfig aux = TinyConfig(RouterKind::kSoftmax);
   aux.aux_loss = 0.02;
-  return {{"Sigmoid", TinyConfig(RouterKind::kSigmoid), {5, 1, 9, 3}},
+  ModelConfig head_norm = TinyConfig(RouterKind::kSoftmax), full_norm = head_norm;
+  head_norm.qk_norm = QkNorm::kHead;
+  full_norm.qk_norm = QkNorm::kFull;
+  full_norm.normalize_top_k = false;
+  ModelConfig round_head = RoundConfig(), round_full = RoundConfig();
+  round_head.qk_norm = QkNorm::kHead;
+  round_full.qk_norm = QkNorm::kFull;
+  return {{"HeadNorm", head_norm, {5, 1, 9, 3}},
+          {"FullNorm", full_norm, {5, 1, 9, 3}},
+          {"RoundHeadNorm", round_head, {128, 128, 128}},
+          {"RoundFullNorm", round_full, {130, 7, 64, 1, 99}},
+          {"Sigmoid", TinyConfig(RouterKind::kSigmoid), {5, 1, 9, 3}},
           {"TiedSoftmax", tied, {7, 4}},
           {"AuxiliaryLoss", aux, {6, 6, 2}},
           {"OneToken", TinyConfig(RouterKind::kSigmoid), {1}},

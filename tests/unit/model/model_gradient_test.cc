@@ -35,7 +35,12 @@ std::vector<Case> Cases() {
   ModelConfig top1 = sigmoid;
   top1.top_k = 1;
   top1.normalize_top_k = false;
+  ModelConfig head_norm = sigmoid, full_norm = plain;
+  head_norm.qk_norm = QkNorm::kHead;
+  full_norm.qk_norm = QkNorm::kFull;
   return {{"Sigmoid", sigmoid},
+          {"HeadNorm", head_norm},
+          {"FullNorm", full_norm},
           {"Softmax", softmax},
           {"Tied", tied},
           {"SigmoidAux", sigmoid_aux},
@@ -54,6 +59,13 @@ TEST_P(ModelGradient, EqualsFiniteDifferences) {
     if (!layout.layers.back().masked.empty()) layout.layers.back().masked[1] = 1;
     auto model = MakeModel<double>(config, layout, communicator);
     if (config.IsMoe(config.layers - 1)) model->selection_bias(config.layers - 1)[2] = 0.1;
+    for (Parameter<double>* parameter : model->parameters()) {
+      if (parameter->name.find("q_norm") == std::string::npos &&
+          parameter->name.find("k_norm") == std::string::npos) {
+        continue;
+      }
+      for (int64_t i = 0; i < parameter->size(); ++i) parameter->value[i] = 1 + 0.4 * std::sin(3.0 * i);
+    }
     const Batch batch = RandomBatch({7, 1, 4, 70}, config.vocabulary, 3);
     const double aux_scale = 0.7;
     // A loss whose derivative differs from token to token, unlike cross-entropy's.
