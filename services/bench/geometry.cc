@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "libs/base/status_macros.h"
 #include "nlohmann/json.hpp"
 
 namespace espalier::bench {
@@ -88,7 +89,7 @@ absl::StatusOr<Geometry> FromFile(const std::string& path) {
       {"sequence", &geometry.sequence},
       {"batch", &geometry.batch}};
   for (const auto& [name, value] : json.items()) {
-    bool known = name == "router";
+    bool known = name == "router" || name == "qk_norm";
     for (const auto& [field, place] : fields) {
       if (name != field) continue;
       known = true;
@@ -105,6 +106,7 @@ absl::StatusOr<Geometry> FromFile(const std::string& path) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": router is ", router, "; it must be softmax or sigmoid"));
   }
+  RETURN_IF_ERROR(SetQkNorm(json.value("qk_norm", "none"), &geometry));
   config.router =
       router == "softmax" ? model::RouterKind::kSoftmax : model::RouterKind::kSigmoid;
   if (geometry.sequence < 1 || geometry.batch < 1) {
@@ -114,6 +116,15 @@ absl::StatusOr<Geometry> FromFile(const std::string& path) {
 }
 
 }  // namespace
+
+absl::Status SetQkNorm(const std::string& text, Geometry* geometry) {
+  model::QkNorm& norm = geometry->config.qk_norm;
+  if (text == "none") norm = model::QkNorm::kNone;
+  else if (text == "head") norm = model::QkNorm::kHead;
+  else if (text == "full") norm = model::QkNorm::kFull;
+  else return absl::InvalidArgumentError(absl::StrCat("qk_norm is ", text, "; it must be none, head or full"));
+  return absl::OkStatus();
+}
 
 absl::StatusOr<Geometry> ReadGeometry(const std::string& name) {
   if (name == "M") return Medium();

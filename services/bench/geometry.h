@@ -19,6 +19,9 @@ struct Geometry {
 // "M" (OLMoE's layers, 2.7 B parameters), "S" (0.53 B), "tiny", or a JSON file with the fields of ModelConfig, `sequence` and `batch`.
 absl::StatusOr<Geometry> ReadGeometry(const std::string& name);
 
+// Normalisation of queries and keys, which OLMoE has: "none", "head" or "full".
+absl::Status SetQkNorm(const std::string& text, Geometry* geometry);
+
 // Parameters that take part in a token's products: projections, router, chosen and shared experts, output head.
 double ActiveParameters(const Geometry& geometry);
 

@@ -35,11 +35,12 @@ int Main(int argc, char** argv) {
   CLI::App app("Measures Espalier's trainer on this machine");
   app.require_subcommand(1);
   CLI::App* train = app.add_subcommand("train", "Steps of the trainer: tokens/s, phases, memory, energy");
-  std::string geometry = "S", routing = "natural", device = "cuda", precision = "bf16";
+  std::string geometry = "S", routing = "natural", device = "cuda", precision = "bf16", qk_norm;
   TrainBenchOptions options;
   options.model.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   bool as_json = false;
   train->add_option("--geometry", geometry, "M, S, tiny or a JSON file of sizes")->capture_default_str();
+  train->add_option("--qk-norm", qk_norm, "Normalise queries and keys: none, head or full, as OLMoE does")->check(CLI::IsMember({"none", "head", "full"}));
   train->add_option("--ranks", options.ranks, "Ranks, one device each")->check(CLI::Range(1, 64))->capture_default_str();
   train->add_option("--routing", routing, "natural, balanced, zipf:A or zipfc:A (hot experts on one rank)")->capture_default_str();
   train->add_option("--device", device, "cuda or cpu")->check(CLI::IsMember({"cuda", "cpu"}))->capture_default_str();
@@ -62,6 +63,9 @@ int Main(int argc, char** argv) {
   absl::StatusOr<Geometry> read = ReadGeometry(geometry);
   if (!read.ok()) return fail(read.status());
   options.geometry = *std::move(read);
+  if (!qk_norm.empty()) {
+    if (const absl::Status set = SetQkNorm(qk_norm, &options.geometry); !set.ok()) return fail(set);
+  }
   const absl::StatusOr<Routing> wanted = ReadRouting(routing);
   if (!wanted.ok()) return fail(wanted.status());
   options.routing = *wanted;
