@@ -1,5 +1,5 @@
 // Our names are Glm4Moe's already, up to the experts' numbers, which become consecutive in each
-// layer.
+// layer; OLMoE and Qwen3-MoE have the same ones, Mixtral other names for its experts.
 #include "libs/model/export.h"
 
 #include <algorithm>
@@ -34,19 +34,19 @@ std::string MlpPrefix(int layer) { return absl::StrCat("model.layers.", layer, "
 // die with the next change of the model.
 class ShardBuilder {
  public:
-  ShardBuilder(Model<float>& model, const Glm4MoeShape& shape)
+  ShardBuilder(Model<float>& model, const ExportShape& shape)
       : model_(model), shape_(shape), zeros_(SharedWidth() * width()) {}
 
   void AddAll() {
     const bool root = model_.communicator().rank() == 0;
     for (const Parameter<float>* parameter : model_.parameters()) {
       if (parameter->expert) {
-        Add(ExpertName(parameter->name), parameter->shape, parameter->value);
+        AddExpert(*parameter);
       } else if (root) {
         AddDense(*parameter);
       }
     }
-    if (!root) return;
+    if (!root || !glm()) return;
     for (int layer = model_.config().dense_layers; layer < model_.config().layers; ++layer) {
       AddSelectionBias(layer);
       AddPaddingExperts(layer);
@@ -73,6 +73,7 @@ class ShardBuilder {
   }
 
  private:
+  bool glm() const { return shape_.family == ModelFamily::kGlm4Moe; }
   int64_t width() const { return model_.config().width; }
   int64_t SharedWidth() const {
     return int64_t{shape_.shared_experts} * model_.config().expert_width;
@@ -95,7 +96,9 @@ class ShardBuilder {
 
   void AddDense(const Parameter<float>& parameter) {
     const std::string& name = parameter.name;
-    if (name.ends_with(".mlp.gate.weight")) {
+    if (name.ends_with(".mlp.gate.weight") && !glm()) {
+      AddChoosableRows(parameter);
+    } else if (name.ends_with(".mlp.gate.weight")) {
       AddPadded(name, parameter.value, parameter.shape[0], width(), shape_.routed_experts, width());
     } else if (name.find(".shared_experts.") == std::string::npos) {
       Add(name, parameter.shape, parameter.value);
@@ -130,18 +133,50 @@ class ShardBuilder {
     Add(prefix + ".down_proj.weight", {width(), inner}, zeros);
   }
 
-  // With the expert's place among those alive instead of its original number.
-  std::string ExpertName(const std::string& name) const {
+  // A router of experts that are not masked.
+  void AddChoosableRows(const Parameter<float>& parameter) {
+    int layer = -1;
+    CHECK_EQ(std::sscanf(parameter.name.c_str(), "model.layers.%d.", &layer), 1) << parameter.name;
+    const std::vector<uint8_t>& masked = model_.layout().layers[layer].masked;
+    std::vector<float>& rows = made_.emplace_back();
+    for (size_t row = 0; row < masked.size(); ++row) {
+      if (masked[row] != 0) continue;
+      const auto from = parameter.value.begin() + static_cast<int64_t>(row) * width();
+      rows.insert(rows.end(), from, from + width());
+    }
+    const bool mixtral = shape_.family == ModelFamily::kMixtral;
+    Add(mixtral ? absl::StrCat("model.layers.", layer, ".block_sparse_moe.gate.weight")
+                : parameter.name,
+        {shape_.routed_experts, width()}, rows);
+  }
+
+  // Under its place among the exported ones instead of its original number. Without a selection bias a masked expert has no place.
+  void AddExpert(const Parameter<float>& parameter) {
+    const std::string& name = parameter.name;
     int layer = -1, id = -1, used = 0;
     CHECK_EQ(std::sscanf(name.c_str(), "model.layers.%d.mlp.experts.%d.%n", &layer, &id, &used), 2)
         << name;
-    const std::vector<int>& ids = model_.layout().layers[layer].ids;
-    const auto place = std::lower_bound(ids.begin(), ids.end(), id) - ids.begin();
-    return absl::StrCat(MlpPrefix(layer), "experts.", place, ".", name.substr(used));
+    const LayerLayout& layout = model_.layout().layers[layer];
+    const auto at = std::lower_bound(layout.ids.begin(), layout.ids.end(), id) - layout.ids.begin();
+    if (!glm() && layout.masked[at] != 0) return;
+    const auto place =
+        glm() ? at : std::count(layout.masked.begin(), layout.masked.begin() + at, 0);
+    Add(ExpertName(layer, static_cast<int>(place), name.substr(used)), parameter.shape,
+        parameter.value);
+  }
+
+  std::string ExpertName(int layer, int place, const std::string& projection) const {
+    if (shape_.family != ModelFamily::kMixtral) {
+      return absl::StrCat(MlpPrefix(layer), "experts.", place, ".", projection);
+    }
+    const char* own = projection == "gate_proj.weight" ? "w1.weight"
+                      : projection == "up_proj.weight" ? "w3.weight"
+                                                       : "w2.weight";
+    return absl::StrCat("model.layers.", layer, ".block_sparse_moe.experts.", place, ".", own);
   }
 
   Model<float>& model_;
-  const Glm4MoeShape shape_;
+  const ExportShape shape_;
   std::vector<TensorInfo> infos_;
   std::vector<std::span<const float>> data_;
   std::deque<std::vector<float>> made_;  // a deque: views into it stay valid
@@ -166,10 +201,10 @@ absl::Status WriteSmallFile(const FolderWriter& folder, const std::string& name,
 }
 
 absl::Status WriteSmallFiles(const FolderWriter& folder, const Model<float>& model,
-                             const Glm4MoeShape& shape, const text::Tokenizer& tokenizer,
+                             const ExportShape& shape, const text::Tokenizer& tokenizer,
                              const std::vector<Shard>& shards) {
   const ModelConfig& config = model.config();
-  RETURN_IF_ERROR(WriteSmallFile(folder, "config.json", PrintGlm4MoeConfig(config, shape)));
+  RETURN_IF_ERROR(WriteSmallFile(folder, "config.json", PrintExportConfig(config, shape)));
   RETURN_IF_ERROR(WriteSmallFile(folder, "model.safetensors.index.json", PrintShardIndex(shards)));
   RETURN_IF_ERROR(WriteSmallFile(folder, "tokenizer.json", tokenizer.ToJson()));
   RETURN_IF_ERROR(WriteSmallFile(folder, "tokenizer_config.json", PrintTokenizerConfig()));
@@ -180,9 +215,10 @@ absl::Status WriteSmallFiles(const FolderWriter& folder, const Model<float>& mod
 
 }  // namespace
 
-absl::Status ExportGlm4Moe(Model<float>& model, const text::Tokenizer& tokenizer,
-                           const std::string& directory) {
-  ASSIGN_OR_RETURN(const Glm4MoeShape shape, ShapeForGlm4Moe(model.config(), model.layout()));
+absl::Status ExportHuggingFace(Model<float>& model, const text::Tokenizer& tokenizer,
+                               const std::string& directory, ModelFamily family) {
+  ASSIGN_OR_RETURN(const ExportShape shape,
+                   ShapeForExport(model.config(), model.layout(), family));
   if (tokenizer.vocabulary() > model.config().vocabulary) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the tokenizer has ", tokenizer.vocabulary(), " tokens, the model ",

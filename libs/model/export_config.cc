@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
+#include "libs/base/status_macros.h"
 #include "libs/model/checkpoint_json.h"
 #include "libs/text/tokenizer.h"
 #include "nlohmann/json.hpp"
@@ -19,17 +21,23 @@ constexpr int kRoutedExpertsMin = 2;
 // Rotary positions have no end of their own; inference engines reserve their caches by this.
 constexpr int kPositionsMax = 4096;
 
-}  // namespace
+// What an export of `family` needs and this model is not.
+absl::Status Refuse(ModelFamily family, const std::string& what, const std::string& remedy) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("a model with ", what, " cannot be exported as ", FamilyName(family), "; ", remedy));
+}
 
-absl::StatusOr<Glm4MoeShape> ShapeForGlm4Moe(const ModelConfig& config,
-                                             const ExpertLayout& layout) {
+absl::StatusOr<ExportShape> ShapeForGlm4Moe(const ModelConfig& config, const ExpertLayout& layout) {
   if (config.router != RouterKind::kSigmoid) {
     return absl::FailedPreconditionError(
         "a softmax router cannot be exported as Glm4Moe, which has a sigmoid router; train with "
         "model.router: "
         "sigmoid");
   }
-  Glm4MoeShape shape{.routed_experts = std::max(kRoutedExpertsMin, config.top_k)};
+  if (config.qk_norm == QkNorm::kFull) {
+    return Refuse(ModelFamily::kGlm4Moe, "qk_norm full", "glm4_moe has none or one of each head");
+  }
+  ExportShape shape{.routed_experts = std::max(kRoutedExpertsMin, config.top_k)};
   for (const LayerLayout& layer : layout.layers) {
     shape.routed_experts = std::max(shape.routed_experts, static_cast<int>(layer.ids.size()));
   }
@@ -40,11 +48,145 @@ absl::StatusOr<Glm4MoeShape> ShapeForGlm4Moe(const ModelConfig& config,
   return shape;
 }
 
-absl::StatusOr<std::string> PrintGlm4MoeConfig(const ModelConfig& config,
-                                               const Glm4MoeShape& shape) {
+absl::Status CheckSoftmaxFamily(const ModelConfig& config, ModelFamily family) {
+  if (config.router != RouterKind::kSoftmax) {
+    return Refuse(family, "a sigmoid router", "export it as glm4_moe");
+  }
+  if (config.routed_scaling != 1) {
+    return Refuse(family, absl::StrCat("routed_scaling ", config.routed_scaling),
+                  "train with model.routed_scaling: 1");
+  }
+  if (config.shared_expert_width > 0) {
+    return Refuse(family, "a shared expert", "train with model.shared_expert_width: 0");
+  }
+  const QkNorm norm = family == ModelFamily::kOlmoe      ? QkNorm::kFull
+                      : family == ModelFamily::kQwen3Moe ? QkNorm::kHead
+                                                         : QkNorm::kNone;
+  if (config.qk_norm != norm) {
+    return Refuse(family, "another qk_norm",
+                  "olmoe needs model.qk_norm: full, qwen3_moe head, mixtral none");
+  }
+  if (config.dense_layers > 0 && family != ModelFamily::kQwen3Moe) {
+    return Refuse(family, "dense layers", "export it as qwen3_moe, or train without them");
+  }
+  if (family == ModelFamily::kMixtral && !config.normalize_top_k) {
+    return Refuse(family, "gates that are not divided by their sum",
+                  "train with model.normalize_top_k: true");
+  }
+  if (family == ModelFamily::kOlmoe && config.heads * config.head_dim != config.width) {
+    return Refuse(family, "heads that are not width / heads wide", "export it as qwen3_moe");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ExportShape> ShapeForSoftmaxFamily(const ModelConfig& config,
+                                                  const ExpertLayout& layout, ModelFamily family) {
+  RETURN_IF_ERROR(CheckSoftmaxFamily(config, family));
+  ExportShape shape{.family = family};
+  for (int layer = config.dense_layers; layer < config.layers; ++layer) {
+    const int count = ChoosableCount(layout.layers[layer]);
+    if (shape.routed_experts == 0) shape.routed_experts = count;
+    if (shape.routed_experts == count) continue;
+    return Refuse(family,
+                  absl::StrCat(shape.routed_experts, " experts in layer ", config.dense_layers,
+                               " and ", count, " in layer ", layer),
+                  "that family has as many in every layer and no bias that keeps padding from "
+                  "being chosen: prune every layer alike (prune.keep_min_fraction), or train with "
+                  "model.router: sigmoid and export as glm4_moe");
+  }
+  return shape;
+}
+
+}  // namespace
+
+int ChoosableCount(const LayerLayout& layer) {
+  return static_cast<int>(std::count(layer.masked.begin(), layer.masked.end(), 0));
+}
+
+absl::StatusOr<ExportShape> ShapeForExport(const ModelConfig& config, const ExpertLayout& layout,
+                                           ModelFamily family) {
+  if (family == ModelFamily::kGlm4Moe) return ShapeForGlm4Moe(config, layout);
+  return ShapeForSoftmaxFamily(config, layout, family);
+}
+
+namespace {
+
+// What the four configurations have in common.
+json CommonConfig(const ModelConfig& config, const char* architecture, ModelFamily family) {
+  return {
+      {"architectures", {architecture}},
+      {"model_type", FamilyName(family)},
+      {"attention_bias", false},
+      {"attention_dropout", 0.0},
+      {"bos_token_id", text::Tokenizer::kBegin},
+      {"eos_token_id", text::Tokenizer::kEnd},
+      {"pad_token_id", text::Tokenizer::kPad},
+      {"vocab_size", config.vocabulary},
+      {"hidden_size", config.width},
+      {"hidden_act", "silu"},
+      {"num_hidden_layers", config.layers},
+      {"num_attention_heads", config.heads},
+      {"num_key_value_heads", config.kv_heads},
+      {"head_dim", config.head_dim},
+      {"rope_theta", config.rope_theta},
+      {"rope_scaling", nullptr},
+      {"rope_parameters", {{"rope_type", "default"}, {"rope_theta", config.rope_theta}}},
+      {"max_position_embeddings", kPositionsMax},
+      {"rms_norm_eps", config.rms_eps},
+      {"num_experts_per_tok", config.top_k},
+      {"tie_word_embeddings", config.tie_embeddings},
+      {"initializer_range", config.init_std},
+      {"use_cache", true},
+      {"torch_dtype", "float32"},
+      {"dtype", "float32"},
+  };
+}
+
+json OlmoeConfig(const ModelConfig& config, const ExportShape& shape) {
+  json value = CommonConfig(config, "OlmoeForCausalLM", shape.family);
+  value.update({{"clip_qkv", nullptr},
+                {"intermediate_size", config.expert_width},
+                {"num_experts", shape.routed_experts},
+                {"norm_topk_prob", config.normalize_top_k},
+                {"output_router_logits", false},
+                {"router_aux_loss_coef", config.aux_loss}});
+  return value;
+}
+
+json Qwen3MoeConfig(const ModelConfig& config, const ExportShape& shape) {
+  json value = CommonConfig(config, "Qwen3MoeForCausalLM", shape.family), dense = json::array();
+  for (int layer = 0; layer < config.dense_layers; ++layer) dense.push_back(layer);
+  value.update({{"intermediate_size", config.dense_width > 0
+                                          ? config.dense_width
+                                          : config.top_k * config.expert_width},
+                {"moe_intermediate_size", config.expert_width},
+                {"num_experts", shape.routed_experts},
+                {"norm_topk_prob", config.normalize_top_k},
+                {"decoder_sparse_step", 1},
+                {"mlp_only_layers", dense},
+                {"sliding_window", nullptr},
+                {"use_sliding_window", false},
+                {"output_router_logits", false},
+                {"router_aux_loss_coef", config.aux_loss}});
+  return value;
+}
+
+json MixtralConfig(const ModelConfig& config, const ExportShape& shape) {
+  json value = CommonConfig(config, "MixtralForCausalLM", shape.family);
+  value.erase("attention_bias");
+  value.update({{"intermediate_size", config.expert_width},
+                {"num_local_experts", shape.routed_experts},
+                {"sliding_window", nullptr},
+                {"router_jitter_noise", 0.0},
+                {"output_router_logits", false},
+                {"router_aux_loss_coef", config.aux_loss}});
+  return value;
+}
+
+json Glm4MoeConfig(const ModelConfig& config, const ExportShape& shape) {
   const int dense_width =
       config.dense_width > 0 ? config.dense_width : config.top_k * config.expert_width;
-  const json value = {
+  return {
       {"architectures", {"Glm4MoeForCausalLM"}},
       {"model_type", "glm4_moe"},
       {"attention_bias", false},
@@ -59,7 +201,7 @@ absl::StatusOr<std::string> PrintGlm4MoeConfig(const ModelConfig& config,
       {"num_attention_heads", config.heads},
       {"num_key_value_heads", config.kv_heads},
       {"head_dim", config.head_dim},
-      {"use_qk_norm", false},
+      {"use_qk_norm", config.qk_norm == QkNorm::kHead},
       {"partial_rotary_factor", 1.0},
       {"rope_theta", config.rope_theta},
       {"rope_scaling", nullptr},
@@ -86,7 +228,25 @@ absl::StatusOr<std::string> PrintGlm4MoeConfig(const ModelConfig& config,
       {"torch_dtype", "float32"},
       {"dtype", "float32"},
   };
-  return PrintJson(value, 2, "config.json");
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> PrintExportConfig(const ModelConfig& config, const ExportShape& shape) {
+  const auto make = [&]() -> json {
+    switch (shape.family) {
+      case ModelFamily::kOlmoe:
+        return OlmoeConfig(config, shape);
+      case ModelFamily::kQwen3Moe:
+        return Qwen3MoeConfig(config, shape);
+      case ModelFamily::kMixtral:
+        return MixtralConfig(config, shape);
+      case ModelFamily::kGlm4Moe:
+        break;
+    }
+    return Glm4MoeConfig(config, shape);
+  };
+  return PrintJson(make(), 2, "config.json");
 }
 
 absl::StatusOr<std::string> PrintTokenizerConfig() {
@@ -110,7 +270,7 @@ absl::StatusOr<std::string> PrintGenerationConfig() {
 
 absl::StatusOr<std::string> PrintExpertNumbers(const ModelConfig& config,
                                                const ExpertLayout& layout,
-                                               const Glm4MoeShape& shape) {
+                                               const ExportShape& shape) {
   json layers = json::array();
   for (int layer = 0; layer < config.layers; ++layer) {
     if (!config.IsMoe(layer)) continue;
@@ -123,7 +283,10 @@ absl::StatusOr<std::string> PrintExpertNumbers(const ModelConfig& config,
         {{"layer", layer},
          {"original_ids", one.ids},
          {"masked_ids", std::move(masked)},
-         {"padding_experts", shape.routed_experts - static_cast<int>(one.ids.size())}});
+         {"padding_experts",
+          shape.family == ModelFamily::kGlm4Moe
+              ? shape.routed_experts - static_cast<int>(one.ids.size())
+              : 0}});
   }
   return PrintJson({{"experts_before_pruning", config.experts},
                     {"shared_expert_width", config.shared_expert_width},

@@ -39,12 +39,16 @@ const char* TypeName(TensorType type) {
       return "I64";
     case TensorType::kU8:
       return "U8";
+    case TensorType::kF16:
+      return "F16";
+    case TensorType::kBF16:
+      return "BF16";
   }
   return "";
 }
 
 std::optional<TensorType> TypeOf(const std::string& name) {
-  for (const TensorType type : {TensorType::kF32, TensorType::kI64, TensorType::kU8}) {
+  for (const TensorType type : {TensorType::kF32, TensorType::kI64, TensorType::kU8, TensorType::kF16, TensorType::kBF16}) {
     if (name == TypeName(type)) return type;
   }
   return std::nullopt;
@@ -77,7 +81,7 @@ std::string ParseEntry(const json& value, TensorInfo* info, uint64_t* begin, uin
   if (dtype == value.end() || !dtype->is_string()) return "dtype is missing or not a string";
   const std::optional<TensorType> type = TypeOf(dtype->get<std::string>());
   if (!type)
-    return absl::StrCat("dtype ", dtype->get<std::string>(), " is not one of F32, I64, U8");
+    return absl::StrCat("dtype ", dtype->get<std::string>(), " is not one of F32, I64, U8, F16, BF16");
   info->type = *type;
   if (shape == value.end() || !shape->is_array() || shape->size() > kDimensionsMax) {
     return absl::StrCat("shape is missing or not a list of at most ", kDimensionsMax, " sizes");
@@ -101,6 +105,22 @@ std::string ParseEntry(const json& value, TensorInfo* info, uint64_t* begin, uin
   return "";
 }
 
+// A half has its exponent and fraction where a float has them, three places lower and with another bias; the product puts the bias right, for
+// subnormals too.
+float HalfToFloat(uint16_t half) {
+  const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
+  if (magnitude >= uint32_t{0x7c00} << 13) {  // infinity, not a number
+    return std::bit_cast<float>(magnitude | sign | uint32_t{0x7f800000});
+  }
+  const float value = std::bit_cast<float>(magnitude) * 0x1p112f;
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(value) | sign);
+}
+
+float BrainToFloat(uint16_t brain) {
+  return std::bit_cast<float>(static_cast<uint32_t>(brain) << 16);
+}
+
 }  // namespace
 
 int64_t TensorTypeBytes(TensorType type) {
@@ -111,6 +131,9 @@ int64_t TensorTypeBytes(TensorType type) {
       return 8;
     case TensorType::kU8:
       return 1;
+    case TensorType::kF16:
+    case TensorType::kBF16:
+      return 2;
   }
   return 0;
 }
@@ -237,6 +260,32 @@ absl::Status SafetensorsReader::Read(const std::string& name, const std::vector<
   const Entry& entry = entries_.at(name);
   CHECK_EQ(out.size_bytes(), entry.end - entry.begin) << name;
   return ReadAt(data_offset_ + entry.begin, std::as_writable_bytes(out));
+}
+
+absl::Status SafetensorsReader::ReadFloats(const std::string& name,
+                                           const std::vector<int64_t>& shape, int64_t offset,
+                                           std::span<float> out) const {
+  ASSIGN_OR_RETURN(const TensorInfo info, Info(name));
+  const bool narrow = info.type == TensorType::kF16 || info.type == TensorType::kBF16;
+  if ((info.type != TensorType::kF32 && !narrow) || info.shape != shape) {
+    return absl::DataLossError(absl::StrCat(
+        path_, ", tensor ", name, ": is ", TypeName(info.type), " [", absl::StrJoin(info.shape, ", "),
+        "], expected F32, F16 or BF16 [", absl::StrJoin(shape, ", "), "]"));
+  }
+  const Entry& entry = entries_.at(name);
+  const uint64_t bytes = TensorTypeBytes(info.type), from = entry.begin + offset * bytes;
+  CHECK_GE(offset, 0) << name;
+  CHECK_LE(from + out.size() * bytes, entry.end) << name;
+  if (!narrow) return ReadAt(data_offset_ + from, std::as_writable_bytes(out));
+  constexpr size_t kAtOnce = size_t{1} << 16;
+  std::vector<uint16_t> wire(std::min(kAtOnce, out.size()));
+  for (size_t done = 0; done < out.size(); done += kAtOnce) {
+    const std::span<uint16_t> part(wire.data(), std::min(kAtOnce, out.size() - done));
+    RETURN_IF_ERROR(ReadAt(data_offset_ + from + done * bytes, std::as_writable_bytes(part)));
+    const auto convert = info.type == TensorType::kF16 ? HalfToFloat : BrainToFloat;
+    std::transform(part.begin(), part.end(), out.begin() + done, convert);
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<std::byte>> SafetensorsReader::ReadBytes(const std::string& name) const {

@@ -15,7 +15,7 @@
 
 namespace espalier::model {
 
-enum class TensorType { kF32, kI64, kU8 };
+enum class TensorType { kF32, kI64, kU8, kF16, kBF16 };
 int64_t TensorTypeBytes(TensorType type);
 
 struct TensorInfo {
@@ -42,6 +42,9 @@ class SafetensorsReader {
   // Fills `out` with an F32 tensor of exactly this shape.
   absl::Status Read(const std::string& name, const std::vector<int64_t>& shape,
                     std::span<float> out) const;
+  // Fills `out` with the elements from `offset` on of a tensor of exactly this shape in F32, F16 or BF16.
+  absl::Status ReadFloats(const std::string& name, const std::vector<int64_t>& shape,
+                          int64_t offset, std::span<float> out) const;
   absl::StatusOr<std::vector<std::byte>> ReadBytes(const std::string& name) const;
 
  private:
