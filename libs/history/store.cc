@@ -31,7 +31,7 @@ namespace {
 
 // Order as in Table; the default family stays empty, as RocksDB insists on it.
 constexpr const char* kFamilies[] = {"runs",   "requests", "commands", "decisions",
-                                     "events", "series",   "loads"};
+                                     "events", "series",   "traces",   "loads"};
 constexpr size_t kTableCount = std::size(kFamilies);
 static_assert(static_cast<size_t>(Table::kLoads) + 1 == kTableCount);
 

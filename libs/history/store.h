@@ -22,6 +22,7 @@ enum class Table {
   kDecisions,  // (run id, decision id) -> v1::Decision
   kEvents,     // (run id, event number) -> v1::RunEvent
   kSeries,     // (run id, step) -> v1::SeriesPoint
+  kTraces,     // (run id, step and rank) -> v1::RankTrace
   kLoads,      // packed load rows; written by LoadHistory only
 };
 

@@ -2,7 +2,6 @@
 // scratch shared by all.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -12,6 +11,7 @@
 #include "kernels/rope.h"
 #include "libs/base/thread_pool.h"
 #include "libs/model/expert_exchange.h"
+#include "libs/model/timeline.h"
 #include "libs/model/weights.h"
 
 namespace espalier::model {
@@ -70,6 +70,35 @@ struct Pass {
   bool decode() const { return starts.empty(); }
 };
 
+// Where the time of a pass goes, and what is under way.
+struct PhaseClock {
+  PhaseSeconds seconds;
+  Timeline* timeline = nullptr;  // not owned; null records nothing
+  int32_t layer = -1;
+  bool backward = false;
+
+  // Null for a part of another phase.
+  double* TotalOf(Phase phase) {
+    switch (phase) {
+      case Phase::kAttention:
+        return &seconds.attention;
+      case Phase::kRouter:
+        return &seconds.router;
+      case Phase::kDispatch:
+        return &seconds.dispatch;
+      case Phase::kExperts:
+        return &seconds.experts;
+      case Phase::kCombine:
+        return &seconds.combine;
+      case Phase::kHead:
+        return &seconds.head;
+      case Phase::kExchange:
+        break;
+    }
+    return nullptr;
+  }
+};
+
 // What the blocks of all layers work with.
 template <typename T>
 struct Context {
@@ -77,22 +106,29 @@ struct Context {
   base::ThreadPool& pool;
   const kernels::RopeTable<T>& rope;
   Scratch<T>& scratch;
-  PhaseSeconds& seconds;
+  PhaseClock& clock;
 };
 
-// Adds the seconds of its lifetime to `*total`.
+// Adds its lifetime to the phase's seconds, and to the timeline where one is recorded.
 class PhaseTimer {
  public:
-  explicit PhaseTimer(double* total) : total_(total), start_(std::chrono::steady_clock::now()) {}
+  PhaseTimer(PhaseClock& clock, Phase phase)
+      : clock_(clock), phase_(phase), start_(Timeline::Now()) {}
   ~PhaseTimer() {
-    *total_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    const int64_t end = Timeline::Now();
+    if (double* total = clock_.TotalOf(phase_)) *total += 1e-9 * static_cast<double>(end - start_);
+    if (clock_.timeline == nullptr) return;
+    clock_.timeline->Add({start_, end, tokens_, clock_.layer, phase_, clock_.backward});
   }
   PhaseTimer(const PhaseTimer&) = delete;
   PhaseTimer& operator=(const PhaseTimer&) = delete;
+  void set_tokens(int64_t tokens) { tokens_ = tokens; }
 
  private:
-  double* total_;
-  std::chrono::steady_clock::time_point start_;
+  PhaseClock& clock_;
+  const Phase phase_;
+  int64_t tokens_ = -1;
+  const int64_t start_;
 };
 
 }  // namespace espalier::model

@@ -92,7 +92,7 @@ const T* NormBackward(const Context<T>& context, const T* dy, const kernels::Buf
 template <typename T>
 void AttentionForward(const Context<T>& context, const Pass<T>& pass, int layer,
                       const LayerWeights<T>& weights, LayerActivations<T>& act) {
-  const PhaseTimer timer(&context.seconds.attention);
+  const PhaseTimer timer(context.clock, Phase::kAttention);
   const ModelConfig& config = context.config;
   const int64_t n = pass.tokens, width = config.width;
   const int64_t q_width = int64_t{config.heads} * config.head_dim,
@@ -143,7 +143,7 @@ void AttentionForward(const Context<T>& context, const Pass<T>& pass, int layer,
 template <typename T>
 void AttentionBackward(const Context<T>& context, const Pass<T>& pass, LayerWeights<T>& weights,
                        LayerActivations<T>& act, T* dx) {
-  const PhaseTimer timer(&context.seconds.attention);
+  const PhaseTimer timer(context.clock, Phase::kAttention);
   const ModelConfig& config = context.config;
   Scratch<T>& scratch = context.scratch;
   const int64_t n = pass.tokens, width = config.width;

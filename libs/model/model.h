@@ -14,6 +14,7 @@
 #include "libs/base/thread_pool.h"
 #include "libs/collective/communicator.h"
 #include "libs/model/config.h"
+#include "libs/model/timeline.h"
 
 namespace espalier::model {
 
@@ -180,6 +181,9 @@ class Model {
   virtual base::ThreadPool& thread_pool() = 0;
 
   virtual PhaseSeconds& phase_seconds() = 0;
+  // Passes add their phases to `timeline` from now on, which outlives them or is taken away by null. A model that records none
+  // leaves it empty.
+  virtual void RecordTimeline(Timeline* timeline) { (void)timeline; }
 
   // Where parameters live on a device, their arrays in parameters() are empty: Fetch fills value and moments, Store takes
   // them over (an absent moment is zero), Drop frees them again. On CPUs the arrays are the parameters, and nothing happens.

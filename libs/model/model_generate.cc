@@ -40,7 +40,7 @@ template <typename T>
 void ModelImpl<T>::SampleRows(std::span<const int32_t> rows, std::span<const double> uniform,
                               double temperature, std::span<int32_t> tokens,
                               std::span<float> logps) {
-  const PhaseTimer timer(&seconds_.head);
+  const PhaseTimer timer(clock_, Phase::kHead);
   const int64_t count = static_cast<int64_t>(rows.size());
   T* hidden = head_hidden_.Get(count * config_.width);
   kernels::GatherRows(hidden_.data(), rows.data(), hidden, count, config_.width, pool_);

@@ -44,13 +44,14 @@ class ModelImpl final : public Model<T> {
   }
   T aux_loss() const override { return static_cast<T>(aux_loss_); }
   base::ThreadPool& thread_pool() override { return pool_; }
-  PhaseSeconds& phase_seconds() override { return seconds_; }
+  PhaseSeconds& phase_seconds() override { return clock_.seconds; }
+  void RecordTimeline(Timeline* timeline) override { clock_.timeline = timeline; }
 
  private:
   // Whether activations of every layer are kept for a backward pass, or one set is used for all.
   enum class Keep { kAllLayers, kNothing };
 
-  Context<T> context() { return {config_, pool_, rope_, scratch_, seconds_}; }
+  Context<T> context() { return {config_, pool_, rope_, scratch_, clock_}; }
   LayerActivations<T>& activations(int layer, Keep keep) {
     return activations_[keep == Keep::kAllLayers ? layer : 0];
   }
@@ -106,7 +107,7 @@ class ModelImpl final : public Model<T> {
   bool measure_norms_ = false;
   std::vector<LayerOutputNorms> output_norms_;  // empty unless measured
   double aux_loss_ = 0;
-  PhaseSeconds seconds_;
+  PhaseClock clock_;
 };
 
 }  // namespace espalier::model

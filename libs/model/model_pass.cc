@@ -36,7 +36,9 @@ absl::Status ModelImpl<T>::RunLayers(const Pass<T>& pass, std::span<const int32_
   const Context<T> context = this->context();
   kernels::Embed(weights_.embedding.value.data(), tokens.data(),
                  activations(0, keep).x.Get(elements), pass.tokens, config_.width, pool_);
+  clock_.backward = false;
   for (int layer = 0; layer < config_.layers; ++layer) {
+    clock_.layer = layer;
     AttentionForward(context, pass, layer, weights_.layers[layer], activations(layer, keep));
     kernels::Buffer<T>& next =
         layer + 1 < config_.layers ? activations(layer + 1, keep).x : last_x_;
@@ -45,7 +47,8 @@ absl::Status ModelImpl<T>::RunLayers(const Pass<T>& pass, std::span<const int32_
                                        next.Get(elements), route_counts_[layer]));
     TakeRoutes(pass, layer, activations(layer, keep));
   }
-  const PhaseTimer timer(&seconds_.head);
+  clock_.layer = -1;
+  const PhaseTimer timer(clock_, Phase::kHead);
   kernels::RmsNorm(kernels::RmsNormArgs<T>{.x = last_x_.data(),
                                            .weight = weights_.final_norm.value.data(),
                                            .y = hidden_.Get(elements),
@@ -65,7 +68,7 @@ absl::Status ModelImpl<T>::RunLayersBackward(const Pass<T>& pass, std::span<cons
   T* dx = dx_.Get(elements);
   std::memset(dx, 0, elements * sizeof(T));
   {
-    const PhaseTimer timer(&seconds_.head);
+    const PhaseTimer timer(clock_, Phase::kHead);
     kernels::RmsNormBackward(
         kernels::RmsNormBackwardArgs<T>{.dy = dhidden_.data(),
                                         .x = last_x_.data(),
@@ -78,12 +81,14 @@ absl::Status ModelImpl<T>::RunLayersBackward(const Pass<T>& pass, std::span<cons
         scratch_.norm, pool_);
   }
   for (int layer = config_.layers - 1; layer >= 0; --layer) {
+    clock_.layer = layer;
     RETURN_IF_ERROR(FeedForwardBackward(context, feed_forward(layer, Keep::kAllLayers), pass.tokens,
                                         dx, route_counts_[layer], aux_scale, &aux_loss_));
     AttentionBackward(context, pass, weights_.layers[layer], activations(layer, Keep::kAllLayers),
                       dx);
   }
-  const PhaseTimer timer(&seconds_.head);
+  clock_.layer = -1;
+  const PhaseTimer timer(clock_, Phase::kHead);
   kernels::EmbedBackward(dx, tokens.data(), weights_.embedding.grad.data(), pass.tokens,
                          config_.width, pool_);
   return absl::OkStatus();
@@ -103,7 +108,7 @@ kernels::HeadArgs<T> ModelImpl<T>::HeadArgsOf(int64_t rows) {
 
 template <typename T>
 void ModelImpl<T>::RunHead(const Batch& batch, bool keep_logits, T* logps, T* entropies) {
-  const PhaseTimer timer(&seconds_.head);
+  const PhaseTimer timer(clock_, Phase::kHead);
   const int64_t tokens = static_cast<int64_t>(batch.tokens.size());
   head_rows_.clear();
   head_targets_.clear();
@@ -128,7 +133,7 @@ void ModelImpl<T>::RunHead(const Batch& batch, bool keep_logits, T* logps, T* en
 
 template <typename T>
 void ModelImpl<T>::RunHeadBackward(const Batch& batch, std::span<const T> dlogps) {
-  const PhaseTimer timer(&seconds_.head);
+  const PhaseTimer timer(clock_, Phase::kHead);
   const int64_t tokens = static_cast<int64_t>(batch.tokens.size()),
                 rows = static_cast<int64_t>(head_rows_.size());
   const int64_t width = config_.width;
@@ -171,6 +176,7 @@ absl::Status ModelImpl<T>::ForwardBackward(const Batch& batch, const LossFunctio
   std::vector<T> logps(batch.tokens.size()), dlogps(batch.tokens.size(), T(0));
   RunHead(batch, /*keep_logits=*/true, logps.data(), nullptr);
   loss(logps, dlogps);
+  clock_.backward = true;
   RunHeadBackward(batch, dlogps);
   return RunLayersBackward(pass, batch.tokens,
                            config_.aux_loss == 0 ? 0.0 : static_cast<double>(aux_scale));

@@ -18,7 +18,7 @@ namespace {
 template <typename T>
 void DenseForward(const Context<T>& context, const FeedForward<T>& layer, int64_t tokens,
                   T* x_out) {
-  const PhaseTimer timer(&context.seconds.experts);
+  const PhaseTimer timer(context.clock, Phase::kExperts);
   const FfnWeights<T>& ffn = layer.weights.dense;
   const int64_t inner = ffn.gate.shape[0];
   T* gate = layer.act.dense_gate.Get(tokens * inner);
@@ -33,7 +33,7 @@ void DenseForward(const Context<T>& context, const FeedForward<T>& layer, int64_
 template <typename T>
 void DenseBackward(const Context<T>& context, const FeedForward<T>& layer, int64_t tokens,
                    const T* dx, T* dh2, Write write) {
-  const PhaseTimer timer(&context.seconds.experts);
+  const PhaseTimer timer(context.clock, Phase::kExperts);
   FfnWeights<T>& ffn = layer.weights.dense;
   const int64_t inner = ffn.gate.shape[0], width = context.config.width;
   T* dgate = layer.act.dense_gate.data();
@@ -83,7 +83,8 @@ kernels::RouterArgs<T> RouterArgsOf(const ModelConfig& config, const FeedForward
 template <typename T>
 void Route(const Context<T>& context, const FeedForward<T>& layer, int64_t tokens,
            std::vector<int64_t>& route_counts) {
-  const PhaseTimer timer(&context.seconds.router);
+  PhaseTimer timer(context.clock, Phase::kRouter);
+  timer.set_tokens(tokens);
   const int64_t experts = static_cast<int64_t>(layer.layout.ids.size()),
                 top_k = context.config.top_k;
   LayerActivations<T>& act = layer.act;
@@ -105,18 +106,23 @@ void Route(const Context<T>& context, const FeedForward<T>& layer, int64_t token
 // Fills act.expert_in with the rows of this rank's experts.
 template <typename T>
 absl::Status Dispatch(const Context<T>& context, const FeedForward<T>& layer) {
-  const PhaseTimer timer(&context.seconds.dispatch);
+  PhaseTimer timer(context.clock, Phase::kDispatch);
   const int64_t width = context.config.width;
   LayerActivations<T>& act = layer.act;
-  RETURN_IF_ERROR(layer.exchange.Plan(act.slot_offsets));
+  {
+    const PhaseTimer exchange(context.clock, Phase::kExchange);
+    RETURN_IF_ERROR(layer.exchange.Plan(act.slot_offsets));
+  }
   T* expert_in = act.expert_in.Get(layer.exchange.group_rows() * width);
   const int64_t slots = layer.exchange.slot_rows();
+  timer.set_tokens(slots);
   if (layer.exchange.single()) {
     kernels::GatherRows(act.h2.data(), act.token_of.data(), expert_in, slots, width, context.pool);
     return absl::OkStatus();
   }
   T* send = context.scratch.slots.Get(slots * width);
   kernels::GatherRows(act.h2.data(), act.token_of.data(), send, slots, width, context.pool);
+  const PhaseTimer exchange(context.clock, Phase::kExchange);
   return layer.exchange.ToExperts(send, expert_in, width, context.scratch.wire);
 }
 
@@ -172,9 +178,10 @@ void ExpertGradient(const Context<T>& context, const FeedForward<T>& layer, cons
 // From act.expert_in to `out` [R, D].
 template <typename T>
 void RunExperts(const Context<T>& context, const FeedForward<T>& layer, T* out) {
-  const PhaseTimer timer(&context.seconds.experts);
+  PhaseTimer timer(context.clock, Phase::kExperts);
   const int64_t rows = layer.exchange.group_rows(), width = context.config.width,
                 inner = context.config.expert_width;
+  timer.set_tokens(rows);
   LayerActivations<T>& act = layer.act;
   T* gate = act.gate.Get(rows * inner);
   T* up = act.up.Get(rows * inner);
@@ -193,9 +200,10 @@ void RunExperts(const Context<T>& context, const FeedForward<T>& layer, T* out) 
 template <typename T>
 void RunExpertsBackward(const Context<T>& context, const FeedForward<T>& layer, const T* dout,
                         T* din) {
-  const PhaseTimer timer(&context.seconds.experts);
+  PhaseTimer timer(context.clock, Phase::kExperts);
   const int64_t rows = layer.exchange.group_rows(), width = context.config.width,
                 inner = context.config.expert_width;
+  timer.set_tokens(rows);
   LayerActivations<T>& act = layer.act;
   T* dgate = act.gate.data();
   T* dup = act.up.data();
@@ -229,9 +237,10 @@ kernels::CombineArgs<T> CombineArgsOf(const Context<T>& context, const LayerActi
 template <typename T>
 absl::Status ReturnAndCombine(const Context<T>& context, const FeedForward<T>& layer,
                               int64_t tokens, T* x_out) {
-  const PhaseTimer timer(&context.seconds.combine);
+  const PhaseTimer timer(context.clock, Phase::kCombine);
   LayerActivations<T>& act = layer.act;
   if (!layer.exchange.single()) {
+    const PhaseTimer exchange(context.clock, Phase::kExchange);
     RETURN_IF_ERROR(layer.exchange.FromExperts(context.scratch.groups.data(), act.expert_out.data(),
                                                context.config.width, context.scratch.wire));
   }
@@ -277,12 +286,12 @@ absl::Status MoeBackward(const Context<T>& context, const FeedForward<T>& layer,
   T* dweight = scratch.dweight.Get(tokens * context.config.top_k);
   T* dslots = act.expert_out.data();  // the gradient takes the place of the rows themselves
   {
-    const PhaseTimer timer(&context.seconds.combine);
+    const PhaseTimer timer(context.clock, Phase::kCombine);
     kernels::CombineBackward(CombineArgsOf(context, act, act.expert_out.data(), tokens), dx, dslots,
                              dweight, context.pool);
   }
   {
-    const PhaseTimer timer(&context.seconds.router);
+    const PhaseTimer timer(context.clock, Phase::kRouter);
     const int64_t experts = static_cast<int64_t>(layer.layout.ids.size());
     T* dlogits = scratch.dlogits.Get(tokens * experts);
     kernels::RouterBackward(
@@ -297,16 +306,18 @@ absl::Status MoeBackward(const Context<T>& context, const FeedForward<T>& layer,
   }
   T* dout = dslots;
   if (!layer.exchange.single()) {
-    const PhaseTimer timer(&context.seconds.dispatch);
+    const PhaseTimer timer(context.clock, Phase::kDispatch);
     dout = scratch.groups.Get(rows * width);
+    const PhaseTimer exchange(context.clock, Phase::kExchange);
     RETURN_IF_ERROR(layer.exchange.ToExperts(dslots, dout, width, scratch.wire));
   }
   T* din = scratch.slots.Get(std::max(rows, slots) * width);
   RunExpertsBackward(context, layer, dout, din);
-  const PhaseTimer timer(&context.seconds.combine);
+  const PhaseTimer timer(context.clock, Phase::kCombine);
   T* dpermuted = din;
   if (!layer.exchange.single()) {
     dpermuted = dslots;
+    const PhaseTimer exchange(context.clock, Phase::kExchange);
     RETURN_IF_ERROR(layer.exchange.FromExperts(din, dpermuted, width, scratch.wire));
   }
   kernels::Unpermute(CombineArgsOf(context, act, dpermuted, tokens), dh2, context.pool);
@@ -321,7 +332,7 @@ absl::Status FeedForwardForward(const Context<T>& context, const FeedForward<T>&
   const int64_t width = context.config.width;
   LayerActivations<T>& act = layer.act;
   {
-    const PhaseTimer timer(&context.seconds.combine);
+    const PhaseTimer timer(context.clock, Phase::kCombine);
     kernels::RmsNorm(kernels::RmsNormArgs<T>{.x = act.x_mid.data(),
                                              .weight = layer.weights.post_norm.value.data(),
                                              .y = act.h2.Get(tokens * width),
@@ -357,7 +368,7 @@ absl::Status FeedForwardBackward(const Context<T>& context, const FeedForward<T>
   if (layer.weights.dense.present()) {
     DenseBackward(context, layer, tokens, dx, dh2, moe ? Write::kAdd : Write::kReplace);
   }
-  const PhaseTimer timer(&context.seconds.combine);
+  const PhaseTimer timer(context.clock, Phase::kCombine);
   kernels::RmsNormBackward(
       kernels::RmsNormBackwardArgs<T>{.dy = dh2,
                                       .x = act.x_mid.data(),

@@ -26,7 +26,7 @@ class StepSampler {
   void Forget();
 
  private:
-  const uint64_t every_;
+  uint64_t every_;
   std::vector<int64_t> recent_;  // a ring of kWindow
   size_t next_ = 0;
 };

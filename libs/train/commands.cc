@@ -3,6 +3,7 @@
 #include "libs/train/commands.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -108,10 +109,12 @@ absl::StatusOr<bool> CommandRunner::ApplyHistory(Stage& stage) {
 }
 
 absl::StatusOr<bool> CommandRunner::ApplyUpTo(uint64_t agreed, Stage& stage) {
+  std::optional<StepRecorder::Phase> paused;
   while (true) {
     ASSIGN_OR_RETURN(const bool stopped, ApplyPending(agreed, stage));
     if (stopped) return true;
     if (!paused_) return false;
+    if (!paused.has_value()) paused.emplace(state_.recorder, "paused");
     ASSIGN_OR_RETURN(agreed, WaitInPause());
   }
 }
@@ -124,6 +127,11 @@ absl::StatusOr<bool> CommandRunner::ApplyPending(uint64_t agreed, Stage& stage) 
     ack.set_sequence(command.sequence());
     ack.set_step(state_.progress.step);
     const absl::Time start = absl::Now();
+    state_.recorder.NoteCommand();
+    StepRecorder::Phase phase(state_.recorder, "command");
+    Describe(command, &phase);
+    if (state_.recorder.in_step())
+      ack.set_start_unix_nanos(static_cast<uint64_t>(state_.recorder.Now()));
     if (const absl::Status known = AgreeOnAction(command); known.ok()) {
       RETURN_IF_ERROR(Apply(command, stage, &ack));
     } else {
@@ -131,6 +139,9 @@ absl::StatusOr<bool> CommandRunner::ApplyPending(uint64_t agreed, Stage& stage) 
     }
     if (command.action_case() != v1::Command::kResume)
       *ack.mutable_pause() = ToProto(absl::Now() - start);
+    phase.End();
+    if (state_.recorder.in_step())
+      ack.set_end_unix_nanos(static_cast<uint64_t>(state_.recorder.Now()));
     const std::string error = ack.error();
     state_.controller.Ack(std::move(ack));
     if (command.action_case() != v1::Command::kStop) continue;
@@ -138,6 +149,17 @@ absl::StatusOr<bool> CommandRunner::ApplyPending(uint64_t agreed, Stage& stage) 
     return true;
   }
   return false;
+}
+
+void CommandRunner::Describe(const v1::Command& command, StepRecorder::Phase* phase) const {
+  const std::string& run = state_.assignment.run_id();
+  const auto* field = v1::Command::descriptor()->FindFieldByNumber(command.action_case());
+  phase->Set("action", field == nullptr ? std::string("unknown") : std::string(field->name()));
+  phase->Set("sequence", static_cast<int64_t>(command.sequence()));
+  if (command.decision_id().empty()) return;
+  phase->Set("decision", command.decision_id());
+  phase->Link({observe::TraceOfDecision(run, command.decision_id()),
+               observe::CommandSpan(run, command.sequence()), true});
 }
 
 absl::StatusOr<uint64_t> CommandRunner::WaitInPause() {

@@ -37,6 +37,8 @@ class CommandRunner {
   // The command that comes next, or nothing when it must wait for a later step.
   bool NextMustWait() const;
   absl::StatusOr<bool> ApplyPending(uint64_t agreed, Stage& stage);
+  // What a trace says of a command.
+  void Describe(const v1::Command& command, StepRecorder::Phase* phase) const;
   absl::StatusOr<uint64_t> WaitInPause();
   v1::Command Fetch(uint64_t sequence) const;
   // OK when every rank knows what `command` asks for; else the same error on all. (collective)

@@ -12,6 +12,12 @@
 
 namespace espalier::train {
 
+// How the coordinator's clock is read from this machine's.
+struct TraceClockFacts {
+  int64_t correction_nanos = 0;  // to be added
+  int64_t error_nanos = 0;       // give or take
+};
+
 // The slow loop as the fast loop sees it: nothing here blocks on the network. Implementations are
 // thread-safe.
 class TrainController {
@@ -27,6 +33,9 @@ class TrainController {
   virtual void Event(v1::RunEvent event) = 0;
   // True once the run must be left at once (released, fenced); the trainer returns kAborted.
   virtual bool Cancelled() const = 0;
+  // Spans of a step, which may be dropped: signed like other words. Must return at once.
+  virtual void Trace(v1::RankTrace trace) { (void)trace; }
+  virtual TraceClockFacts Clock() const { return {}; }
 };
 
 class TraceScorer {

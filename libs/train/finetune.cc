@@ -27,7 +27,9 @@ class FinetuneStage final : public Stage {
 
   absl::StatusOr<StepResult> Step(uint64_t step) override {
     const absl::Time start = absl::Now();
+    StepRecorder::Phase data(state_.recorder, "data");
     const model::Batch batch = DrawBatch(step);
+    data.End();
     state_.phases.set_data_seconds(absl::ToDoubleSeconds(absl::Now() - start));
     // Traces differ in length, so the ranks must first learn how many tokens there are in all.
     Exchange counts(state_.communicator);

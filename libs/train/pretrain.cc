@@ -25,7 +25,9 @@ class PretrainStage final : public Stage {
 
   absl::StatusOr<StepResult> Step(uint64_t step) override {
     const absl::Time start = absl::Now();
+    StepRecorder::Phase data(state_.recorder, "data");
     const model::Batch batch = DrawBatch(step);
+    data.End();
     state_.phases.set_data_seconds(absl::ToDoubleSeconds(absl::Now() - start));
 
     const double global_tokens =

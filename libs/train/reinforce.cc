@@ -150,6 +150,7 @@ class ReinforceStage final : public Stage {
 
   absl::StatusOr<UpdateResult> Update(const PolicyBatch& policy, double learning_rate,
                                       int64_t global_targets, int64_t global_tokens) {
+    const StepRecorder::Phase update(state_.recorder, "update");
     std::vector<uint8_t> selected;
     if (spec_.entropy_share() < 1) {
       ASSIGN_OR_RETURN(selected, SelectTokens(policy));

@@ -106,6 +106,8 @@ absl::StatusOr<Rollout> RunRollout(RunState& state, const v1::ReinforceStage& sp
   const Share share = ShareOf(request.problems, state.communicator.rank(), ranks);
   const absl::Time start = absl::Now();
   Rollout rollout;
+  StepRecorder::Phase whole(state.recorder, "rollout");
+  StepRecorder::Phase sampling(state.recorder, "sample");
   std::vector<std::string> references;
   for (int64_t i = share.begin; i < share.end; ++i) {
     EncodedProblem problem = EncodeProblem(
@@ -123,10 +125,19 @@ absl::StatusOr<Rollout> RunRollout(RunState& state, const v1::ReinforceStage& sp
                                &rollout));
     if (count_loads) state.loads.Add(state.model->route_counts(), state.model->output_norms());
   }
+  sampling.Set("traces", static_cast<int64_t>(rollout.groups.size()) * request.group_size);
+  sampling.Set("tokens", rollout.local_tokens);
+  sampling.End();
   const absl::Time sampled = absl::Now();
+  StepRecorder::Phase reward(state.recorder, "reward");
   // The service may be away for longer than the links bear silence.
-  const absl::Status scored =
-      RunAside(state.communicator, [&] { return ScoreGroups(state, spec, references, &rollout); });
+  const absl::Status scored = RunAside(state.communicator, [&, current = reward.current()] {
+    // On a thread of its own, whose calls belong to the rollout.
+    const observe::TraceScope scope(current);
+    return ScoreGroups(state, spec, references, &rollout);
+  });
+  reward.End();
+  whole.End();
   state.phases.set_rollout_seconds(state.phases.rollout_seconds() +
                                    absl::ToDoubleSeconds(sampled - start));
   state.phases.set_reward_seconds(state.phases.reward_seconds() +

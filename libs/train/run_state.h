@@ -12,6 +12,7 @@
 #include "libs/train/data.h"
 #include "libs/train/loads.h"
 #include "libs/train/optimizer.h"
+#include "libs/train/step_recorder.h"
 #include "libs/train/trainer.h"
 
 namespace espalier::train {
@@ -41,6 +42,7 @@ struct RunState {
   std::unique_ptr<Optimizer> optimizer;
   LoadCounter loads;
   v1::PhaseTimes phases;  // of the step in progress, without the model's own
+  StepRecorder recorder;  // what is told of steps that are traced
 
   bool root() const { return communicator.rank() == 0; }
 };

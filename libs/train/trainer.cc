@@ -78,6 +78,8 @@ absl::Status Run::SetUp() {
   state_.optimizer = std::make_unique<Optimizer>(*state_.model);
   state_.model->MeasureOutputNorms(MeasuresOutputNorms(state_));
   state_.loads.Reset(state_.model->layout(), MeasuresOutputNorms(state_));
+  state_.recorder.Start(state_.assignment, static_cast<uint32_t>(state_.communicator.rank()),
+                        &state_.controller);
   return commands_.LearnHistory();
 }
 
@@ -155,11 +157,14 @@ absl::StatusOr<bool> Run::RunSteps(Stage& stage) {
     const absl::Time start = absl::Now();
     state_.phases.Clear();
     state_.model->phase_seconds() = {};
+    state_.recorder.BeginStep(state_.progress.step + 1, stage.kind());
     ASSIGN_OR_RETURN(const StepResult result, stage.Step(state_.progress.step_in_stage + 1));
     ++state_.progress.step;
     ++state_.progress.step_in_stage;
     reporter_.AddStep(stage.kind(), result, absl::Now() - start);
+    state_.recorder.StepDone();
     ASSIGN_OR_RETURN(const bool stopped, AfterStep(stage, result.agreed_sequence));
+    state_.recorder.EndStep();
     if (stopped) return true;
   }
   reporter_.Flush();
@@ -177,16 +182,21 @@ absl::StatusOr<bool> Run::AfterStep(Stage& stage, uint64_t agreed_sequence) {
   }
   ASSIGN_OR_RETURN(const bool stopped, commands_.ApplyUpTo(agreed_sequence, stage));
   if (stopped) return true;
-  reporter_.FlushIfDue();
+  {
+    const StepRecorder::Phase report(state_.recorder, "report");
+    reporter_.FlushIfDue();
+  }
   // The checkpoint at the end of a stage is written as the start of the next one.
   const uint64_t every = state_.spec.checkpoints().every_steps();
   if (!last && every > 0 && state_.progress.step % every == 0) {
+    const StepRecorder::Phase checkpoint(state_.recorder, "checkpoint");
     RETURN_IF_ERROR(checkpointer_.WriteOrReport());
   }
   return false;
 }
 
 absl::Status Run::EvaluateAndReport(Stage& stage, EvaluationPhase phase) {
+  const StepRecorder::Phase evaluate(state_.recorder, "evaluate");
   ASSIGN_OR_RETURN(const std::optional<double> loss, stage.Evaluate(phase));
   if (loss.has_value()) reporter_.SetHeldoutLoss(*loss);
   return absl::OkStatus();

@@ -45,6 +45,9 @@ absl::StatusOr<UpdateResult> RunUpdate(RunState& state, const UpdateRequest& req
   model::Model<float>& model = *state.model;
   model.ZeroGradients();
   double local_loss = 0;
+  StepRecorder::Pass pass(state.recorder, "pass");
+  pass.Set("tokens", static_cast<int64_t>(request.batch->tokens.size()));
+  model.RecordTimeline(state.recorder.timeline());
   if (request.loss) {
     RETURN_IF_ERROR(model.ForwardBackward(
         *request.batch,
@@ -55,8 +58,11 @@ absl::StatusOr<UpdateResult> RunUpdate(RunState& state, const UpdateRequest& req
   } else {
     ASSIGN_OR_RETURN(local_loss, RunCrossEntropy(model, request));
   }
+  model.RecordTimeline(nullptr);
+  pass.End();
   state.loads.Add(model.route_counts(), model.output_norms());
 
+  StepRecorder::Phase sync(state.recorder, "gradient_sync");
   const absl::Time sync_start = absl::Now();
   RETURN_IF_ERROR(state.optimizer->ReduceDense());
   Exchange exchange(state.communicator);
@@ -65,9 +71,12 @@ absl::StatusOr<UpdateResult> RunUpdate(RunState& state, const UpdateRequest& req
   const int expert_norm = exchange.AddReal(norms.experts);
   const int sequence = exchange.AddMin(static_cast<int64_t>(LocalSequence(state)));
   const int tokens = exchange.AddSum(static_cast<int64_t>(request.batch->tokens.size()));
+  const int slow = exchange.AddMin(state.recorder.SlowVote());
   state.loads.Pack(&exchange);
   RETURN_IF_ERROR(exchange.Run());
   state.loads.Unpack(exchange);
+  sync.End();
+  state.recorder.Hear(exchange.Min(slow));
 
   UpdateResult result;
   result.loss = exchange.Total(loss);
@@ -84,6 +93,7 @@ absl::StatusOr<UpdateResult> RunUpdate(RunState& state, const UpdateRequest& req
     CountSkip(state, result);
     return result;
   }
+  const StepRecorder::Phase optimizer(state.recorder, "optimizer");
   RETURN_IF_ERROR(
       state.optimizer->Apply(*request.optimizer, request.learning_rate, ++state.progress.updates,
                              ClipScale(result.gradient_norm, request.optimizer->clip_norm())));

@@ -9,6 +9,7 @@
 
 #include "CLI/CLI.hpp"
 #include "libs/observe/log.h"
+#include "libs/observe/trace_context.h"
 #include "libs/rpc/flags.h"
 #include "services/cli/client.h"
 #include "services/cli/commands.h"
@@ -60,6 +61,7 @@ int Main(int argc, char** argv) {
   AddPlanCommands(app, context);
   AddRewardCommands(app, context);
   AddTokenCommands(app, context);
+  AddTraceCommands(app, context);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -68,6 +70,12 @@ int Main(int argc, char** argv) {
     return espalier::cli::kExitUsage;
   }
   const absl::Status secured = espalier::rpc::UseClientSecurity(security);
+  // As other command-line tools do: a job's trace goes on through what it calls.
+  espalier::observe::CurrentTrace trace;
+  if (const char* parent = std::getenv("TRACEPARENT")) {
+    trace.context = espalier::observe::ParseTraceparent(parent).value_or(trace.context);
+  }
+  const espalier::observe::TraceScope scope(trace);
   const auto code = secured.ok() ? context.action() : absl::StatusOr<int>(secured);
   if (code.ok()) return *code;
   std::fputs(espalier::cli::ErrorText(code.status()).c_str(), stderr);

@@ -140,6 +140,8 @@ absl::Status Coordinator::LoadLive(LiveRun* run) {
       if (event.name() == "checkpoint_written") run->figures.Disturb(event.step());
     }
   }
+  ASSIGN_OR_RETURN(const auto traced, ledger_->TracedSteps(run->id()));
+  for (const auto& [step, bytes] : traced) run->traces.Keep(step, bytes);
   run->book.Restart(run->durable_step);
   RestartPilot(run);
   if (run->manned()) {

@@ -35,6 +35,8 @@ struct CoordinatorOptions {
   // each coarser one. 0 keeps all.
   uint64_t retain_steps = 1'000'000;
   observe::Metrics* metrics = nullptr;  // counts into; must outlive the coordinator
+  observe::SpanSink* spans = nullptr;   // gets roots of steps and traces of decisions; likewise
+  uint64_t trace_every = 100;           // one step in so many is traced; 0: none
   absl::Status Validate() const;
 };
 
@@ -88,6 +90,8 @@ class Coordinator {
   void GetSeries(v1::GetSeriesRequest request, Done<v1::GetSeriesResponse> done);
   void ListGaps(v1::ListGapsRequest request, Done<v1::ListGapsResponse> done);
   void CreateBackup(v1::CreateBackupRequest request, Done<v1::CreateBackupResponse> done);
+  void ListTraces(v1::ListTracesRequest request, Done<v1::ListTracesResponse> done);
+  void GetTrace(v1::GetTraceRequest request, Done<v1::GetTraceResponse> done);
 
   // Another trainer's reports and acks; answered when they are durable.
   void ReportSteps(v1::ReportStepsRequest request, Done<v1::ReportStepsResponse> done);
@@ -152,8 +156,10 @@ class Coordinator {
   std::string NewLinkKey();
 
   // coordinator_words.cc: what workers say.
-  void HandleWord(const std::shared_ptr<WorkerLink>& link, const v1::AttachRequest& word);
-  void HandleHello(const std::shared_ptr<WorkerLink>& link, const v1::Hello& hello);
+  void HandleWord(const std::shared_ptr<WorkerLink>& link, const v1::AttachRequest& word,
+                  absl::Time received);
+  void HandleHello(const std::shared_ptr<WorkerLink>& link, const v1::Hello& hello,
+                   absl::Time received);
   void HandleClosed(const std::shared_ptr<WorkerLink>& link, bool clean);
   LiveRun* RunOf(Worker* worker, const std::string& run_id, uint64_t epoch, uint32_t rank);
   void HandleReport(LiveRun* run, Worker* worker, const v1::StepReport& report);
@@ -167,6 +173,16 @@ class Coordinator {
   void LoseWorker(Worker* worker, const std::string& cause);
   void StepsDurable(LiveRun* run);
 
+  // coordinator_traces.cc: spans of ranks, steps and decisions.
+  void HandleTrace(LiveRun* run, const v1::RankTrace& trace);
+  void ExportRoots(const LiveRun& run, const std::vector<StepRootSpan>& roots);
+  void TraceCommand(LiveRun* run, const v1::Command& command);
+  void TraceAck(LiveRun* run, const v1::Command& command, const v1::CommandAck& ack);
+  void TraceApplied(LiveRun* run, const v1::Command& command);
+  // `decision` is over: its trace is sent.
+  void TraceDecision(LiveRun* run, const v1::Decision& decision);
+  static DecisionTimes::Command* TimesOf(LiveRun* run, const v1::Command& command);
+
   // coordinator_plans.cc: decisions.
   void LayoutApplied(LiveRun* run, const OpenCommand& open);
   void VerifyDecisions(LiveRun* run, bool stage_over);
@@ -175,7 +191,7 @@ class Coordinator {
   absl::StatusOr<v1::Plan> AnswerPlan(PlanQuestion question) const;
   absl::StatusOr<PlanQuestion> QuestionFor(LiveRun* run, const v1::PlanOptions& options) const;
   v1::Decision Decide(LiveRun* run, v1::Plan plan, const v1::PrunePolicy& policy,
-                      const std::string& origin, const std::string& why);
+                      const std::string& origin, const std::string& why, absl::Time asked);
   void FinishApply(const PlanQuestion& question, const std::string& request_id, v1::Plan plan,
                    const Done<v1::ApplyPlanResponse>& done);
 

@@ -362,7 +362,9 @@ void Coordinator::SaveDecision(LiveRun* run, const v1::Decision& decision) {
   if (counted == decision.state()) return;
   counted = decision.state();
   metrics_.Decision(*run, decision);
-  if (!IsOpen(decision.state())) run->counted.erase(decision.decision_id());
+  if (IsOpen(decision.state())) return;
+  run->counted.erase(decision.decision_id());
+  TraceDecision(run, decision);
 }
 
 void Coordinator::RollbackDecision(v1::RollbackDecisionRequest request,

@@ -61,6 +61,7 @@ absl::StatusOr<std::vector<double>> WindowSum(const Ledger& ledger, const std::s
 
 Coordinator::PlanQuestion Coordinator::AskPlan(const LiveRun& run, uint32_t window_steps) const {
   PlanQuestion question;
+  question.asked = absl::Now();
   question.run_id = run.id();
   const v1::RunSpec& spec = run.record.run().spec();
   PlanInput& input = question.input;
@@ -233,8 +234,8 @@ void Coordinator::FinishApply(const PlanQuestion& question, const std::string& r
   }
   if (plan.empty())
     return done(absl::FailedPreconditionError(absl::StrCat("nothing to apply: ", plan.reason())));
-  const v1::Decision decision =
-      Decide(run, std::move(plan), question.input.prune, "request", "a request asked for it");
+  const v1::Decision decision = Decide(run, std::move(plan), question.input.prune, "request",
+                                       "a request asked for it", question.asked);
   if (!request_id.empty())
     ledger_->PutRequest("apply/" + run->id(), request_id, decision.decision_id());
   ledger_->Then([this, decision, done](const absl::Status& status) {
@@ -246,7 +247,8 @@ void Coordinator::FinishApply(const PlanQuestion& question, const std::string& r
 }
 
 v1::Decision Coordinator::Decide(LiveRun* run, v1::Plan plan, const v1::PrunePolicy& policy,
-                                 const std::string& origin, const std::string& why) {
+                                 const std::string& origin, const std::string& why,
+                                 absl::Time asked) {
   v1::Decision decision;
   run->record.set_next_decision(run->record.next_decision() + 1);
   decision.set_decision_id(absl::StrFormat("d-%06d", run->record.next_decision()));
@@ -262,6 +264,11 @@ v1::Decision Coordinator::Decide(LiveRun* run, v1::Plan plan, const v1::PrunePol
     // Steps to wait; from the step that it is applied after.
     guard->set_judge_step(decision.plan().soft() ? policy.soft_steps()
                                                  : policy.guard_recovery_steps());
+  }
+  if (options_.spans != nullptr) {
+    DecisionTimes& times = run->decision_times[decision.decision_id()];
+    times.asked_nanos = absl::ToUnixNanos(asked);
+    times.made_nanos = absl::GetCurrentTimeNanos();
   }
   CommandFirst(run, &decision);
   run->open_decisions[decision.decision_id()] = decision;
@@ -309,6 +316,7 @@ void Coordinator::ConsiderPolicy(LiveRun* run) {
   question.input.prunable = intent->prunable;
   question.input.place = intent->place;
   question.input.needs_trigger = intent->prunable.empty();
+  const absl::Time asked = question.asked;
   auto plan = AnswerPlan(std::move(question));
   if (!plan.ok()) {
     LOG(ERROR) << "plan_failed run=" << run->id() << " cause=" << plan.status();
@@ -323,7 +331,7 @@ void Coordinator::ConsiderPolicy(LiveRun* run) {
     Touch(run, true);
   }
   if (!plan->empty()) {
-    Decide(run, *std::move(plan), spec.prune(), "policy", intent->why);
+    Decide(run, *std::move(plan), spec.prune(), "policy", intent->why, asked);
   } else if (intent->prunable.empty() && WithoutFigures(plan->reason()) != run->skipped_reason) {
     // Said once, not at every window.
     run->skipped_reason = WithoutFigures(plan->reason());

@@ -315,6 +315,7 @@ uint64_t Coordinator::AddCommand(LiveRun* run, v1::Command command) {
   OpenCommand& open = run->open_commands[sequence];
   open.command = command;
   open.epoch = run->record.run().epoch();
+  TraceCommand(run, command);
   ledger_->Then([this, id = run->id(), command](const absl::Status& status) {
     if (status.ok()) return SendCommand(id, command);
     // It was never said: nobody may wait for it.
@@ -445,6 +446,7 @@ void Coordinator::SendAssignments(const std::string& run_id, uint64_t epoch) {
   assignment.set_checkpoint(run->record.run().checkpoint());
   for (const v1::Command& command : *commands) *assignment.add_commands() = command;
   assignment.set_link_key(NewLinkKey());
+  assignment.set_trace_every(options_.trace_every);
   for (int rank = 0; rank < run->record.members_size(); ++rank) {
     Worker* worker = fleet_.Find(run->record.members(rank).worker_id());
     if (worker == nullptr || worker->run_id != run_id || worker->epoch != epoch ||
@@ -525,6 +527,10 @@ void Coordinator::End(LiveRun* run, v1::RunState state, const std::string& detai
     decision.set_error(applied ? "the run ended before it could be judged"
                                : "the run ended before every rank applied it");
     SaveDecision(run, decision);
+  }
+  ExportRoots(*run, run->traces.TakeOpen());
+  for (const auto& [id, decision] : run->open_decisions) {
+    if (run->decision_times.count(id) != 0) TraceDecision(run, decision);
   }
   for (const ExportWaiter& waiter : std::exchange(run->export_waiters, {})) {
     waiter.done(absl::AbortedError(

@@ -66,12 +66,18 @@ void SendReportAck(const Worker& worker, uint64_t durable_step) {
   worker.link->Send(std::move(word));
 }
 
+void FillClockReply(uint64_t sent, absl::Time received, v1::ClockReply* reply) {
+  reply->set_sent_unix_nanos(sent);
+  reply->set_received_unix_nanos(static_cast<uint64_t>(absl::ToUnixNanos(received)));
+  reply->set_replied_unix_nanos(static_cast<uint64_t>(absl::GetCurrentTimeNanos()));
+}
+
 }  // namespace
 
 void Coordinator::Heard(std::shared_ptr<WorkerLink> link,
                         std::shared_ptr<const v1::AttachRequest> word) {
-  executor_.Post([this, link = std::move(link), word = std::move(word)] {
-    HandleWord(link, *word);
+  executor_.Post([this, link = std::move(link), word = std::move(word), received = absl::Now()] {
+    HandleWord(link, *word, received);
     link->Processed();
   });
 }
@@ -80,9 +86,9 @@ void Coordinator::Closed(std::shared_ptr<WorkerLink> link, bool clean) {
   executor_.Post([this, link = std::move(link), clean] { HandleClosed(link, clean); });
 }
 
-void Coordinator::HandleWord(const std::shared_ptr<WorkerLink>& link,
-                             const v1::AttachRequest& word) {
-  if (word.has_hello()) return HandleHello(link, word.hello());
+void Coordinator::HandleWord(const std::shared_ptr<WorkerLink>& link, const v1::AttachRequest& word,
+                             absl::Time received) {
+  if (word.has_hello()) return HandleHello(link, word.hello(), received);
   Worker* worker = fleet_.FindByLink(link.get());
   if (worker == nullptr) {
     link->Close(
@@ -119,12 +125,26 @@ void Coordinator::HandleWord(const std::shared_ptr<WorkerLink>& link,
         HandleEnd(run, worker, word.end());
       }
       break;
+    case v1::AttachRequest::kTrace:
+      if (LiveRun* run =
+              RunOf(worker, word.trace().run_id(), word.trace().epoch(), word.trace().rank())) {
+        HandleTrace(run, word.trace());
+      }
+      break;
+    case v1::AttachRequest::kHeartbeat:
+      if (word.heartbeat().sent_unix_nanos() != 0) {
+        v1::AttachResponse reply;
+        FillClockReply(word.heartbeat().sent_unix_nanos(), received, reply.mutable_clock_reply());
+        link->Send(std::move(reply));
+      }
+      break;
     default:
       break;
   }
 }
 
-void Coordinator::HandleHello(const std::shared_ptr<WorkerLink>& link, const v1::Hello& hello) {
+void Coordinator::HandleHello(const std::shared_ptr<WorkerLink>& link, const v1::Hello& hello,
+                              absl::Time received) {
   if (hello.worker_id().empty() || hello.link_endpoint().empty()) {
     link->Close(absl::InvalidArgumentError(
         hello.worker_id().empty()
@@ -152,6 +172,10 @@ void Coordinator::HandleHello(const std::shared_ptr<WorkerLink>& link, const v1:
   *welcome.mutable_welcome()->mutable_lease() = ToProto(options_.lease);
   *welcome.mutable_welcome()->mutable_heartbeat_interval() = ToProto(options_.lease / 4);
   welcome.mutable_welcome()->set_reattached(reattached);
+  if (hello.sent_unix_nanos() != 0) {
+    FillClockReply(hello.sent_unix_nanos(), received,
+                   welcome.mutable_welcome()->mutable_clock_reply());
+  }
   link->Send(std::move(welcome));
   LOG(INFO) << "worker_attached worker=" << hello.worker_id() << " host=" << hello.host()
             << " backend=" << hello.backend() << " reattached=" << reattached;
@@ -457,6 +481,7 @@ void Coordinator::HandleAck(LiveRun* run, const v1::CommandAck& ack) {
   }
   if (!ack.error().empty()) return CommandFailed(run, &open, ack);
   if (!open.acked.insert(ack.rank()).second) return;
+  TraceAck(run, open.command, ack);
   if (open.command.has_applied_step() && open.command.applied_step() != ack.step()) {
     AddEvent(run, v1::EVENT_SEVERITY_ERROR, "ranks_disagree",
              absl::StrCat("Rank ", ack.rank(), " applied command ", ack.sequence(), " after step ",
@@ -507,6 +532,7 @@ void Coordinator::CommandFailed(LiveRun* run, OpenCommand* open, const v1::Comma
 void Coordinator::CommandApplied(LiveRun* run, uint64_t sequence) {
   const OpenCommand open = std::move(run->open_commands.at(sequence));
   run->open_commands.erase(sequence);
+  TraceApplied(run, open.command);
   v1::Run* state = run->record.mutable_run();
   const uint64_t step = open.command.applied_step();
   switch (open.command.action_case()) {

@@ -46,6 +46,18 @@ class HistoryServiceImpl : public v1::HistoryService::CallbackService {
     return UnaryCall<v1::CreateBackupResponse>::Start(
         response, [&](auto done) { coordinator_->CreateBackup(*request, std::move(done)); });
   }
+  grpc::ServerUnaryReactor* ListTraces(grpc::CallbackServerContext*,
+                                       const v1::ListTracesRequest* request,
+                                       v1::ListTracesResponse* response) override {
+    return UnaryCall<v1::ListTracesResponse>::Start(
+        response, [&](auto done) { coordinator_->ListTraces(*request, std::move(done)); });
+  }
+  grpc::ServerUnaryReactor* GetTrace(grpc::CallbackServerContext*,
+                                     const v1::GetTraceRequest* request,
+                                     v1::GetTraceResponse* response) override {
+    return UnaryCall<v1::GetTraceResponse>::Start(
+        response, [&](auto done) { coordinator_->GetTrace(*request, std::move(done)); });
+  }
 
  private:
   Coordinator* const coordinator_;

@@ -53,6 +53,19 @@ absl::StatusOr<std::vector<Message>> Collect(const history::Store& store, Table 
 
 constexpr size_t kNoLimit = std::numeric_limits<size_t>::max();
 
+// Step and rank in one number: a step's ranks lie beside each other.
+constexpr int kRankBits = 20;
+uint64_t TraceNumber(uint64_t step, uint32_t rank) { return step << kRankBits | rank; }
+
+// The number is the key's big-endian tail.
+uint64_t NumberOf(const std::string& key) {
+  uint64_t number = 0;
+  for (size_t i = key.size() - sizeof(number); i < key.size(); ++i) {
+    number = number << 8 | static_cast<unsigned char>(key[i]);
+  }
+  return number;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(const std::string& directory) {
@@ -88,6 +101,33 @@ void Ledger::PutEvent(uint64_t number, const v1::RunEvent& event) {
 
 void Ledger::PutPoint(const std::string& run_id, const v1::SeriesPoint& point) {
   writes_.push_back({Table::kSeries, Key(run_id, point.step()), point.SerializeAsString()});
+}
+
+void Ledger::PutTrace(const std::string& run_id, const v1::RankTrace& trace) {
+  writes_.push_back({Table::kTraces, Key(run_id, TraceNumber(trace.step(), trace.rank())),
+                     trace.SerializeAsString()});
+}
+
+void Ledger::DropTrace(const std::string& run_id, uint64_t step) {
+  writes_.push_back({.table = Table::kTraces,
+                     .key = Key(run_id, TraceNumber(step, 0)),
+                     .end = Key(run_id, TraceNumber(step + 1, 0))});
+}
+
+absl::StatusOr<std::vector<v1::RankTrace>> Ledger::ReadTrace(const std::string& run_id,
+                                                             uint64_t step) const {
+  return Collect<v1::RankTrace>(*store_, Table::kTraces, Key(run_id, TraceNumber(step, 0)),
+                                Key(run_id, TraceNumber(step + 1, 0)), false, kNoLimit, "trace");
+}
+
+absl::StatusOr<std::map<uint64_t, uint64_t>> Ledger::TracedSteps(const std::string& run_id) const {
+  std::map<uint64_t, uint64_t> steps;
+  RETURN_IF_ERROR(store_->Scan(Table::kTraces, Key(run_id, 0), KeyEnd(run_id), false,
+                               [&](const std::string& key, const std::string& value) {
+                                 steps[NumberOf(key) >> kRankBits] += value.size();
+                                 return true;
+                               }));
+  return steps;
 }
 
 void Ledger::PutLoads(const std::string& run_id, std::vector<history::LoadRow> rows) {
@@ -224,12 +264,7 @@ absl::StatusOr<uint64_t> Ledger::NextEvent(const std::string& run_id) const {
                                  return false;
                                }));
   if (last.empty()) return uint64_t{1};
-  // The number is the key's big-endian tail.
-  uint64_t number = 0;
-  for (size_t i = last.size() - sizeof(number); i < last.size(); ++i) {
-    number = number << 8 | static_cast<unsigned char>(last[i]);
-  }
-  return number + 1;
+  return NumberOf(last) + 1;
 }
 
 absl::Status Ledger::ScanPoints(const std::string& run_id, uint64_t first, uint64_t last,

@@ -42,6 +42,10 @@ class Ledger {
   static std::string NormsOf(const std::string& run_id) { return run_id + "/norms"; }
   // Forgets rows and points after `step`; flushed together with the rest.
   void TruncateAfter(const std::string& run_id, uint64_t step);
+  // One rank's spans of a step; those of another epoch are replaced.
+  void PutTrace(const std::string& run_id, const v1::RankTrace& trace);
+  // All ranks' of a step.
+  void DropTrace(const std::string& run_id, uint64_t step);
   void Then(AfterFlush after) { after_.push_back(std::move(after)); }
 
   bool HasWork() const {
@@ -77,6 +81,10 @@ class Ledger {
   absl::StatusOr<history::LoadMatrix> ReadMatrix(const std::string& run_id, uint32_t layer,
                                                  uint64_t first, uint64_t last,
                                                  uint32_t resolution) const;
+  absl::StatusOr<std::vector<v1::RankTrace>> ReadTrace(const std::string& run_id,
+                                                       uint64_t step) const;
+  // Steps with traces, and their bytes.
+  absl::StatusOr<std::map<uint64_t, uint64_t>> TracedSteps(const std::string& run_id) const;
   absl::Status health() const { return store_->health(); }
   // Sizes of the store by name, for metrics.
   std::map<std::string, double> StoreBytes() const { return store_->Bytes(); }

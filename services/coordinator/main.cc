@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "libs/observe/log.h"
 #include "libs/rpc/call_metrics.h"
+#include "libs/rpc/call_traces.h"
 #include "libs/rpc/flags.h"
 #include "services/coordinator/coordinator.h"
 #include "services/coordinator/coordinator_metrics.h"
@@ -33,6 +34,12 @@ int main(int argc, char** argv) {
   espalier::coordinator::CoordinatorOptions options;
   double lease_seconds = 10;
   espalier::rpc::AddServerFlags(app, &server_options);
+  espalier::rpc::TraceOptions traces;
+  espalier::rpc::AddTraceFlags(app, &traces);
+  app.add_option("--trace-every", options.trace_every,
+                 "One step in so many is traced on every rank, and with it each step with a "
+                 "command and each slower than the p99; 0 traces none")
+      ->capture_default_str();
   app.add_option("--data", options.data,
                  "Directory that keeps runs, commands, decisions and loads (RocksDB)")
       ->required();
@@ -49,13 +56,18 @@ int main(int argc, char** argv) {
   espalier::observe::InitLogging(argv[0]);
   options.lease = absl::Seconds(lease_seconds);
 
-  const std::array<std::span<const espalier::observe::MetricSpec>, 2> tables = {
-      espalier::coordinator::CoordinatorMetricTable(), espalier::rpc::CallMetricTable()};
+  const std::array<std::span<const espalier::observe::MetricSpec>, 3> tables = {
+      espalier::coordinator::CoordinatorMetricTable(), espalier::rpc::CallMetricTable(),
+      espalier::observe::TraceMetricTable()};
   espalier::observe::Metrics metrics(tables);
   options.metrics = &metrics;
   server_options.metrics = &metrics;
   const auto exposed = espalier::rpc::ServeMetrics(server_options);
   if (!exposed.ok()) return Fail(exposed.status());
+  const auto exporter =
+      espalier::rpc::MakeOtlpExporter(traces, "espalier-coordinator", "", &metrics);
+  if (!exporter.ok()) return Fail(exporter.status());
+  options.spans = server_options.spans = exporter->get();
   auto coordinator = espalier::coordinator::Coordinator::Start(options);
   if (!coordinator.ok()) return Fail(coordinator.status());
   const auto runs = espalier::coordinator::MakeRunService(coordinator->get());

@@ -17,6 +17,7 @@ struct Coordinator::PlanQuestion {
   uint64_t base_step = 0;    // loads up to here were counted under another layout
   uint64_t layout_step = 0;  // of the newest layout, to notice a newer one
   uint32_t window_steps = 1;
+  absl::Time asked = absl::InfinitePast();  // when the plan was asked for
 };
 
 }  // namespace espalier::coordinator

@@ -20,6 +20,7 @@
 #include "services/coordinator/pilot.h"
 #include "services/coordinator/records.pb.h"
 #include "services/coordinator/summary.h"
+#include "services/coordinator/trace_shelf.h"
 
 namespace espalier::coordinator {
 
@@ -88,8 +89,10 @@ struct LiveRun {
   std::map<uint64_t, OpenCommand> open_commands;       // by sequence
   std::map<std::string, v1::Decision> open_decisions;  // those that more will be said about
   std::map<std::string, v1::DecisionState> counted;    // state of an open decision as last counted
-  std::optional<absl::Time> forget_at;                 // when its metrics go
-  std::vector<planner::LossPoint> heldout;             // of pretraining, newest kHeldoutPointsMax
+  TraceShelf traces;
+  std::map<std::string, DecisionTimes> decision_times;  // of open decisions, where spans are sent
+  std::optional<absl::Time> forget_at;                  // when its metrics go
+  std::vector<planner::LossPoint> heldout;              // of pretraining, newest kHeldoutPointsMax
   absl::Time reattach_deadline = absl::InfiniteFuture();  // set after a restart of the coordinator
   std::vector<std::string> former;                        // worker ids by rank of the epoch before
   std::optional<double> pretrain_heldout;                 // newest held-out loss of pretraining

@@ -13,6 +13,7 @@
 #include "grpc/grpc.h"
 #include "libs/observe/log.h"
 #include "libs/rpc/call_metrics.h"
+#include "libs/rpc/call_traces.h"
 #include "libs/rpc/flags.h"
 #include "libs/rpc/server.h"
 #include "services/reward/engine.h"
@@ -27,6 +28,7 @@ using espalier::reward::HttpOptions;
 
 struct Flags {
   espalier::rpc::ServerOptions server;
+  espalier::rpc::TraceOptions traces;
   std::string http;
   int threads = 0;
   double slow_ms = 20;
@@ -41,6 +43,7 @@ int Fail(const absl::Status& status) {
 void AddFlags(CLI::App& app, Flags* flags) {
   flags->server.address = "127.0.0.1:7002";
   espalier::rpc::AddServerFlags(app, &flags->server);
+  espalier::rpc::AddTraceFlags(app, &flags->traces);
   app.add_option("--http", flags->http,
                  "host:port of a door that speaks HTTP and JSON; none when absent");
   app.add_option("--threads", flags->threads, "Scoring threads; 0 takes one a core")
@@ -90,13 +93,18 @@ int main(int argc, char** argv) {
     options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   }
   if (flags.slow_ms > 0) options.slow = absl::Milliseconds(flags.slow_ms);
-  const std::array<std::span<const espalier::observe::MetricSpec>, 2> tables = {
-      espalier::rpc::CallMetricTable(), espalier::reward::RewardMetricTable()};
+  const std::array<std::span<const espalier::observe::MetricSpec>, 3> tables = {
+      espalier::rpc::CallMetricTable(), espalier::reward::RewardMetricTable(),
+      espalier::observe::TraceMetricTable()};
   espalier::observe::Metrics metrics(tables);
   // Counting calls costs each of them a little; GET /stats tells more.
   if (!flags.server.metrics_address.empty()) flags.server.metrics = &metrics;
   const auto exposed = espalier::rpc::ServeMetrics(flags.server);
   if (!exposed.ok()) return Fail(exposed.status());
+  const auto exporter =
+      espalier::rpc::MakeOtlpExporter(flags.traces, "espalier-reward", "", &metrics);
+  if (!exporter.ok()) return Fail(exporter.status());
+  flags.server.spans = exporter->get();
   espalier::reward::ScoreEngine engine(options);
   const espalier::reward::RewardMetrics scraped(&metrics, &engine);
   const auto service = espalier::reward::RewardService::Make(&engine);

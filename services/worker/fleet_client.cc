@@ -23,10 +23,12 @@ constexpr absl::Duration kSayAwayEvery = absl::Seconds(5);
 
 }  // namespace
 
-FleetClient::FleetClient(const std::string& coordinator, WorkerIdentity identity, Assigned assigned)
+FleetClient::FleetClient(const std::string& coordinator, WorkerIdentity identity, Assigned assigned,
+                         WorkerClock* clock)
     : coordinator_(coordinator),
       identity_(std::move(identity)),
       assigned_(std::move(assigned)),
+      clock_(clock),
       channel_(rpc::MakeChannel(coordinator)),
       stub_(v1::FleetService::NewStub(channel_)) {}
 
@@ -122,6 +124,7 @@ bool FleetClient::SendHello(Stream& stream) {
     introduced_session_ = session_ != nullptr && !session_->Cancelled();
     if (introduced_session_) session_->Introduce(hello);
   }
+  hello->set_sent_unix_nanos(static_cast<uint64_t>(absl::GetCurrentTimeNanos()));
   return stream.Write(word);
 }
 
@@ -146,15 +149,21 @@ void FleetClient::WriteLoop(Stream& stream) {
         if (!welcomed_) return;
         woken_ = true;
       }
-      if (session_ != nullptr) word = session_->NextToSend();
+      // Before other words when it is due: the clock is learnt from it, and nobody busy is silent.
+      if (absl::Now() >= heartbeat_at) {
+        word.emplace();
+        word->mutable_heartbeat()->set_epoch(session_ == nullptr ? 0 : session_->epoch());
+        heartbeat_at = absl::Now() + heartbeat_;
+      } else if (session_ != nullptr) {
+        word = session_->NextToSend();
+      }
       if (word.has_value()) woken_ = true;
       if (!word.has_value() && stopping_) return;
       if (stopping_ && absl::Now() >= stop_at_) return;
-      if (!word.has_value() && absl::Now() >= heartbeat_at) {
-        word.emplace();
-        word->mutable_heartbeat()->set_epoch(session_ == nullptr ? 0 : session_->epoch());
-      }
-      if (absl::Now() >= heartbeat_at) heartbeat_at = absl::Now() + heartbeat_;
+    }
+    if (word.has_value() && word->has_heartbeat()) {
+      word->mutable_heartbeat()->set_sent_unix_nanos(
+          static_cast<uint64_t>(absl::GetCurrentTimeNanos()));
     }
     if (word.has_value() && !stream.Write(*word)) return;
   }
@@ -173,6 +182,9 @@ void FleetClient::Handle(const v1::AttachResponse& word) {
       woken_ = true;
       break;
     }
+    case v1::AttachResponse::kClockReply:
+      if (clock_ != nullptr) clock_->Hear(word.clock_reply());
+      break;
     case v1::AttachResponse::kCommand:
       if (current != nullptr) current->AddCommand(word.command());
       break;
@@ -191,6 +203,7 @@ void FleetClient::Handle(const v1::AttachResponse& word) {
 }
 
 void FleetClient::HandleWelcome(const v1::Welcome& welcome) {
+  if (clock_ != nullptr && welcome.has_clock_reply()) clock_->Hear(welcome.clock_reply());
   std::shared_ptr<Session> lost;
   {
     absl::MutexLock lock(&mutex_);

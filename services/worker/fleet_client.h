@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "espalier/v1/fleet_service.grpc.pb.h"
 #include "services/worker/session.h"
+#include "services/worker/worker_clock.h"
 
 namespace espalier::worker {
 
@@ -31,7 +32,9 @@ class FleetClient {
   // gives the new session.
   using Assigned = std::function<std::shared_ptr<Session>(const v1::Assignment&)>;
 
-  FleetClient(const std::string& coordinator, WorkerIdentity identity, Assigned assigned);
+  // `clock`, where there is one, hears of the coordinator's time; it outlives the client.
+  FleetClient(const std::string& coordinator, WorkerIdentity identity, Assigned assigned,
+              WorkerClock* clock = nullptr);
 
   // Until Stop. A coordinator that is away is tried again; meanwhile the session's words are kept.
   void Run();
@@ -64,6 +67,7 @@ class FleetClient {
   const std::string coordinator_;
   const WorkerIdentity identity_;
   const Assigned assigned_;
+  WorkerClock* const clock_;
   const std::shared_ptr<grpc::Channel> channel_;  // gRPC's own type of handle
   const std::unique_ptr<v1::FleetService::Stub> stub_;
   grpc::Status ended_;  // how the last stream ended; of the thread that is in Run

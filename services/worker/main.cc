@@ -8,6 +8,7 @@
 #include "CLI/CLI.hpp"
 #include "libs/observe/log.h"
 #include "libs/rpc/call_metrics.h"
+#include "libs/rpc/call_traces.h"
 #include "libs/rpc/flags.h"
 #include "services/worker/worker.h"
 #include "services/worker/worker_metrics.h"
@@ -52,6 +53,8 @@ int main(int argc, char** argv) {
                  "tell the carbon of a million tokens");
   espalier::rpc::ClientSecurity security;
   espalier::rpc::AddClientFlags(app, &security);
+  espalier::rpc::TraceOptions traces;
+  espalier::rpc::AddTraceFlags(app, &traces);
   app.set_version_flag("--version", std::string("espalier-worker ") + ESPALIER_VERSION);
   CLI11_PARSE(app, argc, argv);
   espalier::observe::InitLogging(argv[0]);
@@ -60,8 +63,8 @@ int main(int argc, char** argv) {
     return Fail(secured);
   }
   if (const absl::Status valid = rates.Validate(); !valid.ok()) return Fail(valid);
-  const std::array<std::span<const espalier::observe::MetricSpec>, 1> tables = {
-      espalier::worker::WorkerMetricTable()};
+  const std::array<std::span<const espalier::observe::MetricSpec>, 2> tables = {
+      espalier::worker::WorkerMetricTable(), espalier::observe::TraceMetricTable()};
   espalier::observe::Metrics metrics(tables);
   std::unique_ptr<espalier::observe::EnergyMeter> meter;
   std::unique_ptr<espalier::worker::WorkerMetrics> counted;
@@ -74,6 +77,10 @@ int main(int argc, char** argv) {
   }
   const auto exposed = espalier::rpc::ServeMetrics(metrics_port);
   if (!exposed.ok()) return Fail(exposed.status());
+  const auto exporter =
+      espalier::rpc::MakeOtlpExporter(traces, "espalier-worker", options.advertise, &metrics);
+  if (!exporter.ok()) return Fail(exporter.status());
+  options.spans = exporter->get();
   auto worker = espalier::worker::Worker::Start(options);
   if (!worker.ok()) return Fail(worker.status());
   espalier::rpc::WaitForTermination();

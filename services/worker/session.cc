@@ -5,16 +5,19 @@
 
 #include "absl/strings/str_cat.h"
 #include "libs/observe/log.h"
+#include "services/worker/rank_spans.h"
 
 namespace espalier::worker {
 
 Session::Session(const v1::Assignment& assignment, std::function<void()> changed,
-                 WorkerMetrics* metrics)
+                 WorkerMetrics* metrics, observe::SpanSink* spans, const WorkerClock* clock)
     : run_id_(assignment.run_id()),
       epoch_(assignment.epoch()),
       rank_(assignment.rank()),
       changed_(std::move(changed)),
-      metrics_(metrics) {
+      metrics_(metrics),
+      spans_(spans),
+      clock_(clock) {
   for (const v1::Command& command : assignment.commands()) {
     AddCommand(command);
     if (command.has_applied_step()) {
@@ -83,6 +86,29 @@ void Session::End(v1::AssignmentEnd::Outcome outcome, const std::string& error) 
   changed_();
 }
 
+void Session::Trace(v1::RankTrace trace) {
+  Sign(&trace);
+  if (spans_ != nullptr) spans_->Add(SpansOf(trace));
+  {
+    absl::MutexLock lock(&mutex_);
+    if (traces_ >= kTracesMax || words_.size() >= kWordsMax) {
+      LOG_EVERY_N(WARNING, 100) << "trace_not_sent run=" << run_id_ << " step=" << trace.step()
+                                << " cause=\"the coordinator has not taken the last " << kTracesMax
+                                << "\"";
+      return;
+    }
+    ++traces_;
+    v1::AttachRequest word;
+    *word.mutable_trace() = std::move(trace);
+    words_.push_back(std::move(word));
+  }
+  changed_();
+}
+
+train::TraceClockFacts Session::Clock() const {
+  return clock_ == nullptr ? train::TraceClockFacts{} : clock_->facts();
+}
+
 bool Session::ended() const {
   absl::MutexLock lock(&mutex_);
   return ended_;
@@ -148,7 +174,10 @@ void Session::SetDurable(uint64_t step) {
     if (words_[i].report().last_step() > step) break;
     durable = i + 1;
   }
-  words_.erase(words_.begin(), words_.begin() + static_cast<int64_t>(durable));
+  const auto end = words_.begin() + static_cast<int64_t>(durable);
+  traces_ -= static_cast<size_t>(std::count_if(
+      words_.begin(), end, [](const v1::AttachRequest& word) { return word.has_trace(); }));
+  words_.erase(words_.begin(), end);
   sent_ -= durable;
 }
 

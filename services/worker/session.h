@@ -14,7 +14,12 @@
 #include "espalier/v1/fleet_service.pb.h"
 #include "libs/collective/communicator.h"
 #include "libs/train/controller.h"
+#include "services/worker/worker_clock.h"
 #include "services/worker/worker_metrics.h"
+
+namespace espalier::observe {
+class SpanSink;
+}
 
 namespace espalier::worker {
 
@@ -26,11 +31,15 @@ class Session : public train::TrainController {
   // Words kept for a coordinator that is away. A trainer that would exceed it waits: losing reports
   // would be worse.
   static constexpr size_t kWordsMax = 200'000;
+  // Traces kept likewise; those beyond are dropped, for they are only looks at what happens.
+  static constexpr size_t kTracesMax = 64;
 
   // `changed` is called, without locks held, whenever there is something new to send.
-  // Reports are counted in `metrics`, where there is one; it outlives the session.
+  // Reports are counted in `metrics` and spans go to `spans`, where there are such; the clock tells
+  // the coordinator's time. All of them outlive the session.
   Session(const v1::Assignment& assignment, std::function<void()> changed,
-          WorkerMetrics* metrics = nullptr);
+          WorkerMetrics* metrics = nullptr, observe::SpanSink* spans = nullptr,
+          const WorkerClock* clock = nullptr);
 
   uint64_t HighestContiguousSequence() const override;
   v1::Command GetCommand(uint64_t sequence) const override;
@@ -38,6 +47,8 @@ class Session : public train::TrainController {
   void Ack(v1::CommandAck ack) override;
   void Event(v1::RunEvent event) override;
   bool Cancelled() const override;
+  void Trace(v1::RankTrace trace) override;
+  train::TraceClockFacts Clock() const override;
 
   const std::string& run_id() const { return run_id_; }
   uint64_t epoch() const { return epoch_; }
@@ -77,13 +88,16 @@ class Session : public train::TrainController {
   const uint32_t rank_;
   const std::function<void()> changed_;
   WorkerMetrics* const metrics_;
+  observe::SpanSink* const spans_;
+  const WorkerClock* const clock_;
 
   mutable absl::Mutex mutex_;
   std::map<uint64_t, v1::Command> commands_ ABSL_GUARDED_BY(mutex_);
   uint64_t contiguous_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t last_acked_ ABSL_GUARDED_BY(mutex_) = 0;
   std::deque<v1::AttachRequest> words_ ABSL_GUARDED_BY(mutex_);
-  size_t sent_ ABSL_GUARDED_BY(mutex_) = 0;  // of words_, from the front
+  size_t sent_ ABSL_GUARDED_BY(mutex_) = 0;    // of words_, from the front
+  size_t traces_ ABSL_GUARDED_BY(mutex_) = 0;  // among words_
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   std::string cancel_reason_ ABSL_GUARDED_BY(mutex_);

@@ -108,7 +108,7 @@ Worker::Worker(WorkerOptions options, std::unique_ptr<collective::LinkListener> 
             << " coordinator=" << options_.coordinator << " data_root=" << options_.data_root;
   client_ = std::make_unique<FleetClient>(
       options_.coordinator, std::move(identity),
-      [this](const v1::Assignment& assignment) { return Assign(assignment); });
+      [this](const v1::Assignment& assignment) { return Assign(assignment); }, &clock_);
   trainer_ = std::thread([this] { TrainLoop(); });
   fleet_ = std::thread([this] { client_->Run(); });
 }
@@ -132,7 +132,7 @@ std::shared_ptr<Session> Worker::Assign(const v1::Assignment& assignment) {
             << " rank=" << assignment.rank() << " ranks=" << assignment.peers_size()
             << " checkpoint=" << assignment.checkpoint();
   auto session = std::make_shared<Session>(
-      assignment, [this] { client_->Wake(); }, options_.metrics);
+      assignment, [this] { client_->Wake(); }, options_.metrics, options_.spans, &clock_);
   absl::MutexLock lock(&mutex_);
   if (running_ != nullptr) running_->Cancel("a new assignment has come");
   next_session_ = session;

@@ -23,6 +23,7 @@ struct WorkerOptions {
   std::string data_root = ".";
   int threads = 0;                   // 0: the run's share of this machine's cores
   WorkerMetrics* metrics = nullptr;  // not owned; outlives the worker
+  observe::SpanSink* spans = nullptr;  // likewise
 
   // InvalidArgument names the flag.
   absl::Status Validate() const;
@@ -52,6 +53,7 @@ class Worker {
 
   const WorkerOptions options_;
   const std::unique_ptr<collective::LinkListener> listener_;
+  WorkerClock clock_;
 
   absl::Mutex mutex_;
   std::shared_ptr<Session> next_session_ ABSL_GUARDED_BY(mutex_);

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "libs/observe/metrics.h"
+#include "libs/observe/otlp_exporter.h"
 #include "libs/rpc/call_metrics.h"
 #include "services/coordinator/coordinator_metrics.h"
 #include "services/reward/reward_metrics.h"
@@ -24,7 +25,8 @@ std::vector<Service> Services() {
   return {{"Coordinator", coordinator::CoordinatorMetricTable()},
           {"Worker", worker::WorkerMetricTable()},
           {"Reward service", reward::RewardMetricTable()},
-          {"gRPC, of coordinator and reward service", rpc::CallMetricTable()}};
+          {"gRPC, of coordinator and reward service", rpc::CallMetricTable()},
+          {"Traces, of all three", TraceMetricTable()}};
 }
 
 }  // namespace

@@ -56,7 +56,7 @@ TEST(MetricsGolden, NamesFollowPrometheusRules) {
     // Run ids are the one open set; a worker id or an address would grow without end.
     for (const absl::string_view label : absl::StrSplit(row[3], ',', absl::SkipEmpty())) {
       EXPECT_THAT((std::set<absl::string_view>{"run", "state", "stage", "phase", "what", "source",
-                                               "method", "code", "outcome", "verdict"}),
+                                               "method", "code", "outcome", "verdict", "reason"}),
                   testing::Contains(label));
     }
   }
