@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "CLI/CLI.hpp"
+#include "libs/observe/log.h"
 #include "services/bench/train_bench.h"
 
 namespace espalier::bench {
@@ -25,6 +26,13 @@ void PrintTable(const nlohmann::ordered_json& json) {
   std::printf("memory %.2f GiB; loss %.4f -> %.4f; busiest expert %.2f of the mean",
               json["device_bytes"].get<double>() / (1 << 30), json["loss_first"].get<double>(),
               json["loss_last"].get<double>(), json["busiest_expert_over_mean"].get<double>());
+  if (json.contains("prune")) {
+    const auto& prune = json["prune"];
+    std::printf("\nprune of %d experts took %.1f ms (%.2f steps): memory %.2f GiB, %.3f B parameters, %.0f tokens/s",
+                prune["experts_removed"].get<int>(), 1e3 * prune["seconds"].get<double>(),
+                prune["in_steps"].get<double>(), prune["device_bytes"].get<double>() / (1 << 30),
+                prune["parameters"].get<double>() * 1e-9, prune["tokens_per_second"].get<double>());
+  }
   if (json["joules_per_token"].is_number()) {
     std::printf("; %.4g J a token", json["joules_per_token"].get<double>());
   }
@@ -52,6 +60,8 @@ int Main(int argc, char** argv) {
   train->add_option("--peak-tflops", "Dense peak of a device, for the MFU (989)")
       ->each([&](const std::string& text) { options.peak_flops = std::stod(text) * 1e12; })
       ->check(CLI::PositiveNumber);
+  train->add_option("--prune-share", options.prune_share, "Remove this share of each layer's experts after the steps, and measure again (natural routing)")
+      ->check(CLI::Range(0.0, 0.9));
   train->add_flag("--output-norms", options.output_norms, "Measure what experts put out as well");
   train->add_flag("--json", as_json, "Print JSON");
   CLI11_PARSE(app, argc, argv);
@@ -71,6 +81,9 @@ int Main(int argc, char** argv) {
   options.routing = *wanted;
   options.model.device = device == "cuda" ? model::Device::kCuda : model::Device::kCpu;
   options.model.precision = precision == "bf16" ? model::Precision::kBf16 : model::Precision::kFp32;
+  if (options.prune_share > 0 && options.routing.kind != Routing::Kind::kNatural) {
+    return fail(absl::InvalidArgumentError("--prune-share needs --routing natural: given routes name experts that would be gone"));
+  }
   const auto result = RunTrainBench(options);
   if (!result.ok()) return fail(result.status());
   if (as_json) {
@@ -84,4 +97,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace espalier::bench
 
-int main(int argc, char** argv) { return espalier::bench::Main(argc, argv); }
+int main(int argc, char** argv) {
+  espalier::observe::InitLogging(argv[0]);
+  return espalier::bench::Main(argc, argv);
+}

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <mutex>
+#include <numeric>
 #include <random>
 #include <thread>
 
@@ -53,12 +53,42 @@ v1::OptimizerSpec OptimizerSpec() {
   return spec;
 }
 
+// What a prune between two steps costs, and what the steps after it take.
+struct PruneResult {
+  int experts_removed = 0;
+  double seconds = 0, step_seconds = 0;
+  int64_t parameters = 0, device_bytes = 0;
+};
+
+// The layout without the experts of each layer that have the least load.
+model::ExpertLayout Pruned(const model::ExpertLayout& layout, const std::vector<model::LayerRouteCounts>& loads,
+                           double share, int keep_min) {
+  model::ExpertLayout pruned = layout;
+  for (size_t l = 0; l < layout.layers.size(); ++l) {
+    const model::LayerLayout& before = layout.layers[l];
+    const int count = static_cast<int>(before.ids.size());
+    const int gone = std::max(0, std::min(static_cast<int>(count * share), count - keep_min));
+    std::vector<int> order(count);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return loads[l][a] < loads[l][b]; });
+    std::vector<int> kept(order.begin() + gone, order.end());
+    std::sort(kept.begin(), kept.end());
+    pruned.layers[l] = {};
+    for (const int place : kept) {
+      pruned.layers[l].ids.push_back(before.ids[place]);
+      pruned.layers[l].ranks.push_back(before.ranks[place]);
+      pruned.layers[l].masked.push_back(before.masked[place]);
+    }
+  }
+  return pruned;
+}
+
 struct RankResult {
   std::vector<double> step_seconds;
-  double forward_backward_seconds = 0, update_seconds = 0;  // of the host, for all measured steps
   model::PhaseSeconds phases;
   double first_loss = 0, last_loss = 0;
   int64_t parameters = 0, device_bytes = 0;
+  PruneResult prune;
   double busiest = 0;  // load of the busiest expert over the mean, of the last step
 };
 
@@ -86,47 +116,48 @@ absl::StatusOr<RankResult> RunRank(const TrainBenchOptions& options, int rank,
   RankResult result;
   result.parameters = model->TotalParameters();
   const v1::OptimizerSpec spec = OptimizerSpec();
+  uint64_t updates = 0;
+  const auto run_step = [&]() -> absl::StatusOr<double> {
+    double loss = 0;
+    model->ZeroGradients();
+    RETURN_IF_ERROR(model->ForwardBackwardLinear(batches[updates % kBatches], slopes,
+                                                 static_cast<float>(1.0 / communicator.size()), &logps));
+    for (const float logp : logps) loss -= logp / targets;
+    RETURN_IF_ERROR(optimizer.ReduceDense());
+    ASSIGN_OR_RETURN(const train::Optimizer::SquaredNorms norms, optimizer.MeasureNorms());
+    double expert_norm = norms.experts;
+    RETURN_IF_ERROR(communicator.AllReduceSum(std::span<double>(&expert_norm, 1)));
+    if (!std::isfinite(norms.dense + expert_norm) || !std::isfinite(loss)) {
+      return absl::InternalError(absl::StrCat("loss or gradient of step ", updates, " is not finite"));
+    }
+    RETURN_IF_ERROR(optimizer.Apply(
+        spec, 1e-4, ++updates,
+        train::ClipScale(std::sqrt(norms.dense + expert_norm), options.clip_norm)));
+    return loss;
+  };
+  // The device may still be updating weights when a step returns: only whole stretches from wait to wait count.
+  const auto wait = [&]() -> absl::Status {
+    double dense = 0, experts = 0;
+    if (model->device_updates() == nullptr) return absl::OkStatus();
+    return model->device_updates()->SquaredNorms(&dense, &experts);
+  };
   double last_end = 0;
   for (int step = 0; step < options.warmup + options.steps; ++step) {
     if (step == options.warmup) {
+      RETURN_IF_ERROR(wait());
       model->phase_seconds() = {};
       at_start();
       last_end = Now();
     }
-    const double begin = Now();
-    double loss = 0;
-    model->ZeroGradients();
-    RETURN_IF_ERROR(model->ForwardBackwardLinear(
-        batches[step % kBatches], slopes, static_cast<float>(1.0 / communicator.size()), &logps));
-    for (const float logp : logps) loss -= logp / targets;
-    RETURN_IF_ERROR(optimizer.ReduceDense());
-    ASSIGN_OR_RETURN(const train::Optimizer::SquaredNorms norms, optimizer.MeasureNorms());
-    const double computed = Now();
-    double expert_norm = norms.experts;
-    RETURN_IF_ERROR(communicator.AllReduceSum(std::span<double>(&expert_norm, 1)));
-    if (!std::isfinite(norms.dense + expert_norm) || !std::isfinite(loss)) {
-      return absl::InternalError(absl::StrCat("loss or gradient of step ", step, " is not finite"));
-    }
-    RETURN_IF_ERROR(optimizer.Apply(
-        spec, 1e-4, step + 1,
-        train::ClipScale(std::sqrt(norms.dense + expert_norm), options.clip_norm)));
+    ASSIGN_OR_RETURN(const double loss, run_step());
     if (step == 0) result.first_loss = loss;
     result.last_loss = loss;
     if (step < options.warmup) continue;
-    // The device is still updating weights: that time shows up in the next step's wait, so only whole steps from end to end count.
     const double end = Now();
     result.step_seconds.push_back(end - last_end);
     last_end = end;
-    result.forward_backward_seconds += computed - begin;
-    result.update_seconds += end - computed;
   }
-  // Waits for the last update, which belongs to the steps measured.
-  const double before_wait = Now();
-  double dense = 0, experts = 0;
-  if (model->device_updates() != nullptr) {
-    RETURN_IF_ERROR(model->device_updates()->SquaredNorms(&dense, &experts));
-  }
-  result.update_seconds += Now() - before_wait;
+  RETURN_IF_ERROR(wait());
   at_end();
   result.phases = model->phase_seconds();
   result.device_bytes = model->device_bytes();
@@ -139,6 +170,26 @@ absl::StatusOr<RankResult> RunRank(const TrainBenchOptions& options, int rank,
     }
   }
   result.busiest = sum > 0 ? static_cast<double>(most) * count / sum : 0;
+  if (options.prune_share > 0) {
+    const model::ExpertLayout layout =
+        Pruned(model->layout(), model->route_counts(), options.prune_share, options.geometry.config.top_k);
+    for (size_t l = 0; l < layout.layers.size(); ++l) {
+      result.prune.experts_removed += static_cast<int>(model->layout().layers[l].ids.size() - layout.layers[l].ids.size());
+    }
+    const double before = Now();
+    RETURN_IF_ERROR(model->ApplyLayout(layout).status());
+    optimizer.ParametersChanged();
+    RETURN_IF_ERROR(wait());
+    result.prune.seconds = Now() - before;
+    result.prune.parameters = model->TotalParameters();
+    result.prune.device_bytes = model->device_bytes();
+    for (int step = 0; step < 3; ++step) RETURN_IF_ERROR(run_step().status());
+    RETURN_IF_ERROR(wait());
+    const double start = Now();
+    for (int step = 0; step < options.steps; ++step) RETURN_IF_ERROR(run_step().status());
+    RETURN_IF_ERROR(wait());
+    result.prune.step_seconds = (Now() - start) / options.steps;
+  }
   return result;
 }
 
@@ -213,6 +264,14 @@ absl::StatusOr<Json> RunTrainBench(const TrainBenchOptions& options) {
   json["busiest_expert_over_mean"] = root.busiest;
   json["loss_first"] = root.first_loss;
   json["loss_last"] = root.last_loss;
+  if (options.prune_share > 0) {
+    json["prune"] = {{"experts_removed", root.prune.experts_removed},
+                     {"seconds", root.prune.seconds},
+                     {"in_steps", root.prune.seconds / step},
+                     {"parameters", root.prune.parameters},
+                     {"device_bytes", root.prune.device_bytes},
+                     {"tokens_per_second", tokens / root.prune.step_seconds}};
+  }
   Json energy = Json::object();
   double joules = 0;
   for (const auto& [source, value] : energy_after) {

@@ -18,6 +18,7 @@ struct TrainBenchOptions {
   int steps = 20;
   double clip_norm = 1.0;
   bool output_norms = false;
+  double prune_share = 0;  // of each layer's experts, those with the least load, removed after the steps; then measured again
   double peak_flops = 989e12;  // of one device, for the MFU: an H100's dense bf16
   uint64_t seed = 1;
 };
