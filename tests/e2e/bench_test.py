@@ -7,9 +7,15 @@ import unittest
 from suite import BIN
 
 
+DEFAULTS = {"--device": "cpu", "--precision": "fp32", "--geometry": "tiny", "--steps": "3", "--warmup": "1"}
+
+
 def bench(*arguments, code=0):
-    done = subprocess.run([BIN / "espalier-bench", "train", "--device", "cpu", "--precision", "fp32", "--geometry", "tiny", "--steps", "3",
-                           "--warmup", "1", *arguments], capture_output=True, text=True, timeout=60)
+    given = list(arguments)
+    for flag, value in DEFAULTS.items():
+        if flag not in given:
+            given += [flag, value]
+    done = subprocess.run([BIN / "espalier-bench", "train", *given], capture_output=True, text=True, timeout=60)
     assert done.returncode == code, f"exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     return done.stdout if code == 0 else done.stderr
 
