@@ -196,6 +196,9 @@ class Model {
   virtual int64_t device_bytes() const { return 0; }
 };
 
+// "cpu", or the GPU's name and memory. kUnavailable as CreateModel.
+absl::StatusOr<std::string> DescribeDevice(Device device, int index);
+
 // A model on the device that the options name. kUnavailable where the build has no CUDA or the machine no GPU; the message
 // says what to do.
 absl::StatusOr<std::unique_ptr<Model<float>>> CreateModel(const ModelConfig& config, const ExpertLayout& layout,

@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "espalier/v1/fleet_service.pb.h"
 #include "libs/collective/communicator.h"
+#include "libs/model/model.h"
 #include "libs/train/controller.h"
 
 namespace espalier::train {
@@ -13,6 +14,8 @@ namespace espalier::train {
 struct TrainerOptions {
   std::string data_root = ".";  // relative paths of the spec start here
   int threads = 1;              // CPU threads of this rank
+  model::Device device = model::Device::kCpu;
+  int device_index = 0;  // which GPU
 };
 
 enum class TrainOutcome { kCompleted, kStopped };

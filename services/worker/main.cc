@@ -41,6 +41,9 @@ int main(int argc, char** argv) {
   app.add_option("--threads", options.threads,
                  "CPU threads; 0 takes what the run says, or its share of the cores")
       ->capture_default_str();
+  app.add_option("--device", options.device,
+                 "What trains: cpu, cuda (the first GPU that is visible) or cuda:N; one worker a GPU")
+      ->capture_default_str();
   espalier::rpc::ServerOptions metrics_port;
   app.add_option("--metrics-listen", metrics_port.metrics_address,
                  "host:port to serve Prometheus metrics on, at /metrics; none when absent");

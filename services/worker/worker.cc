@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "libs/base/status_macros.h"
@@ -70,11 +71,26 @@ absl::Status WorkerOptions::Validate() const {
     return absl::InvalidArgumentError(
         absl::StrCat("--threads: ", threads, " is not between 0 and 1024"));
   }
+  model::Device parsed;
+  int index = 0;
+  RETURN_IF_ERROR(ParseDevice(device, &parsed, &index));
   if (access(data_root.c_str(), R_OK | W_OK | X_OK) != 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--data-root: ", data_root, " is not a folder that can be read and written; create it"));
   }
   return absl::OkStatus();
+}
+
+absl::Status ParseDevice(const std::string& flag, model::Device* device, int* index) {
+  *device = flag == "cpu" ? model::Device::kCpu : model::Device::kCuda;
+  *index = 0;
+  if (flag == "cpu" || flag == "cuda") return absl::OkStatus();
+  if (absl::StartsWith(flag, "cuda:") && absl::SimpleAtoi(flag.substr(5), index) && *index >= 0 &&
+      *index < 1024) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--device: ", flag, " is none of cpu, cuda and cuda:N with N from 0"));
 }
 
 int ThreadsFor(int flag, int run_threads, int cores, const std::vector<std::string>& peers,
@@ -92,6 +108,12 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const WorkerOptions& optio
   std::string host;
   int port = 0;
   RETURN_IF_ERROR(SplitAddress("--listen-links", options.listen_links, &host, &port));
+  model::Device device;
+  int index = 0;
+  RETURN_IF_ERROR(ParseDevice(options.device, &device, &index));
+  // A worker that asked for a GPU and has none must not wait for a run to say so.
+  ASSIGN_OR_RETURN(const std::string described, model::DescribeDevice(device, index));
+  LOG(INFO) << "device flag=" << options.device << " is=\"" << described << '"';
   ASSIGN_OR_RETURN(auto listener, collective::LinkListener::Bind(host, port));
   return std::unique_ptr<Worker>(new Worker(options, std::move(listener)));
 }
@@ -102,10 +124,12 @@ Worker::Worker(WorkerOptions options, std::unique_ptr<collective::LinkListener> 
       .worker_id = NewWorkerId(),
       .link_endpoint = options_.advertise.empty() ? listener_->endpoint() : options_.advertise,
       .host = HostName(),
+      .backend = absl::StartsWith(options_.device, "cuda") ? "cuda" : "cpu",
       .version = ESPALIER_VERSION,
       .threads = std::max(1u, std::thread::hardware_concurrency())};
   LOG(INFO) << "worker_started worker=" << identity.worker_id << " links=" << identity.link_endpoint
-            << " coordinator=" << options_.coordinator << " data_root=" << options_.data_root;
+            << " coordinator=" << options_.coordinator << " data_root=" << options_.data_root
+            << " device=" << options_.device;
   client_ = std::make_unique<FleetClient>(
       options_.coordinator, std::move(identity),
       [this](const v1::Assignment& assignment) { return Assign(assignment); }, &clock_);
@@ -189,12 +213,13 @@ absl::Status Worker::TrainOver(const v1::Assignment& assignment, Session& sessio
   links.cancelled = [&session] { return session.Cancelled(); };
   ASSIGN_OR_RETURN(auto communicator, collective::ConnectLinks(*listener_, links));
   session.SetLinks(communicator.get());
-  const train::TrainerOptions trainer{
+  train::TrainerOptions trainer{
       .data_root = options_.data_root,
       .threads =
           ThreadsFor(options_.threads, static_cast<int>(assignment.spec().workers().threads()),
                      static_cast<int>(std::thread::hardware_concurrency()), peers,
                      static_cast<int>(assignment.rank()))};
+  RETURN_IF_ERROR(ParseDevice(options_.device, &trainer.device, &trainer.device_index));
   RemoteScorer scorer(options_.reward, [&session] { return session.Cancelled(); });
   auto outcome = train::RunTrainer(assignment, trainer, *communicator, session, scorer);
   session.SetLinks(nullptr);

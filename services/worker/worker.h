@@ -8,6 +8,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "libs/model/model.h"
 #include "libs/collective/communicator.h"
 #include "services/worker/fleet_client.h"
 #include "services/worker/session.h"
@@ -21,13 +22,17 @@ struct WorkerOptions {
   std::string listen_links = "127.0.0.1:0";
   std::string advertise;  // how peers reach the links; empty: as bound
   std::string data_root = ".";
-  int threads = 0;                   // 0: the run's share of this machine's cores
-  WorkerMetrics* metrics = nullptr;  // not owned; outlives the worker
+  int threads = 0;                     // 0: the run's share of this machine's cores
+  std::string device = "cpu";          // "cpu", "cuda" or "cuda:N"
+  WorkerMetrics* metrics = nullptr;    // not owned; outlives the worker
   observe::SpanSink* spans = nullptr;  // likewise
 
   // InvalidArgument names the flag.
   absl::Status Validate() const;
 };
+
+// InvalidArgument unless `flag` is "cpu", "cuda" (the first GPU) or "cuda:N".
+absl::Status ParseDevice(const std::string& flag, model::Device* device, int* index);
 
 // CPU threads of a rank: the flag, else the run's, else this machine's cores over the ranks that
 // share it.

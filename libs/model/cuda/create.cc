@@ -139,6 +139,12 @@ ESPALIER_INSTANTIATE(float)
 ESPALIER_INSTANTIATE(__nv_bfloat16)
 #undef ESPALIER_INSTANTIATE
 
+absl::StatusOr<std::string> DescribeDevice(Device device, int index) {
+  if (device == Device::kCpu) return "cpu";
+  ASSIGN_OR_RETURN(const kernels::cuda::DeviceInfo info, kernels::cuda::UseDevice(index));
+  return absl::StrCat(info.name, ", ", info.memory_bytes >> 30, " GiB");
+}
+
 absl::StatusOr<std::unique_ptr<Model<float>>> CreateModel(const ModelConfig& config,
                                                           const ExpertLayout& layout,
                                                           collective::Communicator* communicator,
