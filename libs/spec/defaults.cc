@@ -36,6 +36,19 @@ void Fill(Message* message) {
   }
 }
 
+// Fields that a checkpoint to start from decides when they are absent: no default stands in for them.
+void LeaveToStart(const v1::ModelSpec& given, v1::ModelSpec* model) {
+  for (const char* name : {"kv_heads", "head_dim", "shared_expert_width", "dense_width", "router",
+                           "normalize_top_k", "routed_scaling", "rope_theta", "rms_eps",
+                           "tie_embeddings", "qk_norm"}) {
+    const FieldDescriptor* field = v1::ModelSpec::descriptor()->FindFieldByName(name);
+    CHECK(field != nullptr) << name;
+    if (!given.GetReflection()->HasField(given, field)) {
+      model->GetReflection()->ClearField(model, field);
+    }
+  }
+}
+
 }  // namespace
 
 void FillDefaults(v1::RunSpec* spec) {
@@ -43,7 +56,9 @@ void FillDefaults(v1::RunSpec* spec) {
   for (v1::StageSpec& stage : *spec->mutable_stages()) {
     if (stage.has_reinforce()) FillFromPreset(stage.mutable_reinforce()->mutable_reward());
   }
+  const v1::ModelSpec given = spec->model();
   Fill(spec);
+  if (!given.start_from().empty()) LeaveToStart(given, spec->mutable_model());
 }
 
 void FillDefaults(v1::RewardSpec* spec) {

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "espalier/v1/run_spec.pb.h"
 #include "libs/model/config.h"
+#include "libs/model/family.h"
 
 namespace espalier::spec {
 
@@ -37,6 +38,11 @@ std::string ToYaml(const v1::RunSpec& spec);
 
 // Domain structs of a completed spec. `vocabulary` is the trained tokenizer's.
 model::ModelConfig ToModelConfig(const v1::ModelSpec& spec, int vocabulary);
+// Of a run with model.start_from: the checkpoint's, with aux_loss and init_std of the run. InvalidArgument names every field that is given and says
+// something else than the checkpoint.
+absl::StatusOr<model::ModelConfig> ConfigOfStart(const v1::ModelSpec& spec,
+                                                 const model::ModelConfig& start);
+model::ModelFamily ToFamily(v1::ExportFormat format);
 const char* StageName(const v1::StageSpec& stage);
 // Optimizer steps of the stage (0 for export).
 uint64_t StageSteps(const v1::StageSpec& stage);

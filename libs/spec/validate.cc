@@ -119,7 +119,9 @@ void CheckName(const std::string& name, ErrorList* errors) {
 
 void CheckModel(const v1::ModelSpec& model, ErrorList* errors) {
   if (model.heads() > 0) {
-    if (model.head_dim() == 0 && model.width() % model.heads() != 0) {
+    if (model.head_dim() == 0 && !model.start_from().empty()) {
+      // The checkpoint says how wide heads are.
+    } else if (model.head_dim() == 0 && model.width() % model.heads() != 0) {
       errors->Add("model.width",
                   absl::StrCat("found ", model.width(), ", allowed is a multiple of model.heads (",
                                model.heads(), "), or set model.head_dim"));
@@ -216,12 +218,58 @@ void CheckReinforce(const std::string& path, const v1::ReinforceStage& stage,
   if (stage.has_reward()) CheckReward(path + ".reward", stage, errors);
 }
 
-void CheckExport(const std::string& path, const v1::ModelSpec& model, ErrorList* errors) {
-  if (model.router() != v1::ROUTER_KIND_SIGMOID) {
+// Fields that are absent are decided by the checkpoint that the run starts from; the worker checks them before its first step.
+void CheckExportSoftmax(const std::string& path, model::ModelFamily family,
+                        const v1::ModelSpec& model, ErrorList* errors) {
+  const std::string needs = absl::StrCat(path, ".format ", model::FamilyName(family), " needs ");
+  if (model.has_router() && model.router() != v1::ROUTER_KIND_SOFTMAX) {
+    errors->Add("model.router", absl::StrCat("found sigmoid, ", needs, "softmax"));
+  }
+  const v1::QkNorm norm = family == model::ModelFamily::kOlmoe      ? v1::QK_NORM_FULL
+                          : family == model::ModelFamily::kQwen3Moe ? v1::QK_NORM_HEAD
+                                                                    : v1::QK_NORM_NONE;
+  if (model.has_qk_norm() && model.qk_norm() != norm) {
+    const auto* values = v1::QkNorm_descriptor();
+    errors->Add("model.qk_norm",
+                absl::StrCat("found ", ShortName(*values->FindValueByNumber(model.qk_norm())), ", ",
+                             needs, ShortName(*values->FindValueByNumber(norm))));
+  }
+  if (model.shared_expert_width() > 0) {
+    errors->Add("model.shared_expert_width",
+                absl::StrCat("found ", model.shared_expert_width(), ", ", needs, "0"));
+  }
+  if (model.has_routed_scaling() && model.routed_scaling() != 1) {
+    errors->Add("model.routed_scaling",
+                absl::StrCat("found ", NumberText(model.routed_scaling()), ", ", needs, "1"));
+  }
+  if (model.dense_layers() > 0 && family != model::ModelFamily::kQwen3Moe) {
+    errors->Add("model.dense_layers",
+                absl::StrCat("found ", model.dense_layers(), ", ", needs, "0"));
+  }
+  if (family == model::ModelFamily::kMixtral && model.has_normalize_top_k() &&
+      !model.normalize_top_k()) {
+    errors->Add("model.normalize_top_k", absl::StrCat("found false, ", needs, "true"));
+  }
+}
+
+void CheckExport(const std::string& path, const v1::ExportStage& stage, const v1::ModelSpec& model,
+                 ErrorList* errors) {
+  const model::ModelFamily family = ToFamily(stage.format());
+  if (family != model::ModelFamily::kGlm4Moe) {
+    CheckExportSoftmax(path, family, model, errors);
+    return;
+  }
+  const bool decided = model.has_router() || model.start_from().empty();
+  if (decided && model.router() != v1::ROUTER_KIND_SIGMOID) {
     errors->Add("model.router",
                 absl::StrCat(path,
                              " needs sigmoid: only a router with a selection bias can be "
-                             "exported with layers of different expert counts"));
+                             "exported with layers of different expert counts (or set format to "
+                             "olmoe, qwen3_moe or mixtral)"));
+  }
+  if (model.qk_norm() == v1::QK_NORM_FULL) {
+    errors->Add("model.qk_norm",
+                absl::StrCat("found full, ", path, ".format glm4_moe allows none or head"));
   }
   if (model.expert_width() > 0 && model.shared_expert_width() % model.expert_width() != 0) {
     errors->Add("model.shared_expert_width",
@@ -256,7 +304,7 @@ uint64_t CheckStages(const v1::RunSpec& spec, ErrorList* errors) {
         CheckReinforce(path + ".reinforce", stage.reinforce(), spec, errors);
         break;
       case v1::StageSpec::kExport:
-        CheckExport(path + ".export", spec.model(), errors);
+        CheckExport(path + ".export", stage.export_(), spec.model(), errors);
         break;
       case v1::StageSpec::KIND_NOT_SET:
         errors->Add(
@@ -302,6 +350,7 @@ void CheckExternal(const v1::RunSpec& spec, ErrorList* errors) {
   const char* const kElsewhere = "given, but kind is external: the run's own trainer decides it";
   if (spec.has_data()) errors->Add("data", kElsewhere);
   if (spec.stages_size() > 0) errors->Add("stages", kElsewhere);
+  if (!spec.model().start_from().empty()) errors->Add("model.start_from", kElsewhere);
   if (spec.prune().guard_tolerance() > 0) {
     errors->Add("prune.guard_tolerance",
                 absl::StrCat("found ", NumberText(spec.prune().guard_tolerance()),

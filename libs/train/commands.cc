@@ -12,6 +12,7 @@
 #include "libs/base/status_macros.h"
 #include "libs/model/export.h"
 #include "libs/observe/log.h"
+#include "libs/spec/spec.h"
 #include "libs/train/exchange.h"
 #include "libs/train/layout.h"
 
@@ -34,6 +35,24 @@ std::string ActionName(const v1::Command& command) {
   return absl::StrCat("an action (field ", unknown.field(0).number(), ")");
 }
 
+// What an export asked for while the run goes on is written as: the run's own export stage, else the family that the model belongs to.
+model::ModelFamily FamilyOfRun(const RunState& state) {
+  for (const v1::StageSpec& stage : state.spec.stages()) {
+    if (stage.has_export_()) return spec::ToFamily(stage.export_().format());
+  }
+  const model::ModelConfig& config = state.model->config();
+  if (config.router == model::RouterKind::kSigmoid) return model::ModelFamily::kGlm4Moe;
+  switch (config.qk_norm) {
+    case model::QkNorm::kHead:
+      return model::ModelFamily::kQwen3Moe;
+    case model::QkNorm::kFull:
+      return model::ModelFamily::kOlmoe;
+    case model::QkNorm::kNone:
+      break;
+  }
+  return model::ModelFamily::kMixtral;
+}
+
 // Into the ack when the run can go on, else out.
 absl::Status AckError(const absl::Status& status, v1::CommandAck* ack) {
   if (status.ok() || IsLinkError(status)) return status;
@@ -49,10 +68,12 @@ absl::Status CheckCancelled(RunState& state) {
                                          state.communicator.rank(), " was told to leave"));
 }
 
-absl::StatusOr<std::string> ExportModel(RunState& state, const std::string& directory) {
+absl::StatusOr<std::string> ExportModel(RunState& state, const std::string& directory,
+                                        model::ModelFamily family) {
   const std::string path = directory.empty() ? ResolvePath(RunDirectory(state), "export")
                                              : ResolvePath(state.options.data_root, directory);
-  const absl::Status exported = model::ExportGlm4Moe(*state.model, *state.data.tokenizer, path);
+  const absl::Status exported =
+      model::ExportHuggingFace(*state.model, *state.data.tokenizer, path, family);
   if (IsLinkError(exported)) return exported;
   RETURN_IF_ERROR(AgreeStatus(state.communicator, exported));
   SendEvent(state, v1::EVENT_SEVERITY_INFO, "export_written",
@@ -272,7 +293,7 @@ absl::Status CommandRunner::Checkpoint(const v1::CheckpointAction& order, v1::Co
 }
 
 absl::Status CommandRunner::Export(const std::string& directory, v1::CommandAck* ack) {
-  const auto path = ExportModel(state_, directory);
+  const auto path = ExportModel(state_, directory, FamilyOfRun(state_));
   if (!path.ok()) return AckError(path.status(), ack);
   ack->set_path(*path);
   return absl::OkStatus();

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "libs/model/family.h"
 #include "libs/train/checkpointer.h"
 #include "libs/train/reporter.h"
 #include "libs/train/run_state.h"
@@ -62,7 +63,8 @@ class CommandRunner {
 
 // Writes the export of the present model and announces it. The same error on every rank.
 // (collective)
-absl::StatusOr<std::string> ExportModel(RunState& state, const std::string& directory);
+absl::StatusOr<std::string> ExportModel(RunState& state, const std::string& directory,
+                                        model::ModelFamily family);
 
 // kAborted once the controller wants this rank to leave; the links go with it.
 absl::Status CheckCancelled(RunState& state);

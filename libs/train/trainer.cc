@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "libs/base/status_macros.h"
 #include "libs/model/checkpoint.h"
+#include "libs/model/import.h"
 #include "libs/observe/log.h"
 #include "libs/spec/spec.h"
 #include "libs/train/checkpointer.h"
@@ -16,6 +17,7 @@
 #include "libs/train/reporter.h"
 #include "libs/train/run_state.h"
 #include "libs/train/stage.h"
+#include "libs/train/start.h"
 
 namespace espalier::train {
 namespace {
@@ -33,7 +35,8 @@ class Run {
 
  private:
   absl::Status SetUp();
-  absl::Status MakeModel(const std::optional<model::CheckpointState>& checkpoint);
+  absl::Status MakeModel(const std::optional<model::CheckpointState>& checkpoint,
+                         const std::optional<Start>& start);
   // True when the run was stopped.
   absl::StatusOr<bool> RunStage();
   absl::Status RunExportStage(const v1::StageSpec& spec);
@@ -72,8 +75,8 @@ absl::Status Run::SetUp() {
   }
   ASSIGN_OR_RETURN(state_.data,
                    PrepareData(state_.spec, state_.options.data_root, state_.progress.stage_index,
-                               checkpoint ? checkpoint->tokenizer_json : "", state_.communicator));
-  RETURN_IF_ERROR(MakeModel(checkpoint));
+                               tokenizer_json, state_.communicator));
+  RETURN_IF_ERROR(MakeModel(checkpoint, start));
   if (checkpoint) checkpointer_.NoteLoaded(state_.assignment.checkpoint());
   state_.optimizer = std::make_unique<Optimizer>(*state_.model);
   state_.model->MeasureOutputNorms(MeasuresOutputNorms(state_));
@@ -82,8 +85,15 @@ absl::Status Run::SetUp() {
                         &state_.controller);
   return commands_.LearnHistory();
 }
+  std::optional<Start> start;
+  if (!checkpoint && !state_.spec.model().start_from().empty()) {
+    ASSIGN_OR_RETURN(start, ReadStart(state_));
+  }
+  const std::string tokenizer_json =
+      checkpoint ? checkpoint->tokenizer_json : (start ? start->tokenizer_json : "");
 
-absl::Status Run::MakeModel(const std::optional<model::CheckpointState>& checkpoint) {
+absl::Status Run::MakeModel(const std::optional<model::CheckpointState>& checkpoint,
+                            const std::optional<Start>& start) {
   const int ranks = state_.communicator.size();
   const model::ModelConfig config =
       checkpoint ? checkpoint->config
@@ -99,9 +109,9 @@ absl::Status Run::MakeModel(const std::optional<model::CheckpointState>& checkpo
         state_.communicator, model::LoadCheckpoint(*state_.model, state_.assignment.checkpoint())));
   }
   const std::string params = absl::StrCat(state_.model->TotalParameters());
+      : start    ? start->config
   SendEvent(state_, v1::EVENT_SEVERITY_INFO, "model_created",
-            absl::StrCat("Model of ", params, " parameters on ", ranks, " ranks",
-                         checkpoint ? " from " + state_.assignment.checkpoint() : ""),
+            absl::StrCat("Model of ", params, " parameters on ", ranks, " ranks", source),
             {{"params", params},
              {"experts", ExpertsCsv(*state_.model)},
              {"vocabulary", absl::StrCat(config.vocabulary)}});
@@ -113,6 +123,13 @@ void Run::SendStageEvent(const std::string& name) {
   const std::string stage = spec::StageName(state_.spec.stages(static_cast<int>(index)));
   SendEvent(state_, v1::EVENT_SEVERITY_INFO, name,
             absl::StrCat("Stage ", index + 1, " of ", state_.spec.stages_size(), ", ", stage,
+  if (start) {
+    RETURN_IF_ERROR(AgreeStatus(state_.communicator,
+                                model::ImportWeights(*state_.model, start->directory)));
+  }
+  const std::string source = checkpoint ? " from " + state_.assignment.checkpoint()
+                             : start    ? " from " + start->directory
+                                        : "";
                          name == "stage_started" ? ", begins." : ", is done."),
             {{"stage", stage}, {"index", absl::StrCat(index)}});
 }
@@ -140,7 +157,8 @@ absl::StatusOr<bool> Run::RunStage() {
 
 absl::Status Run::RunExportStage(const v1::StageSpec& spec) {
   RETURN_IF_ERROR(CheckCancelled(state_));
-  return ExportModel(state_, spec.export_().directory()).status();
+  return ExportModel(state_, spec.export_().directory(), spec::ToFamily(spec.export_().format()))
+      .status();
 }
 
 absl::StatusOr<bool> Run::RunSteps(Stage& stage) {

@@ -5,6 +5,71 @@
 namespace espalier::spec {
 namespace {
 
+v1::RunSpec WithExport(v1::ExportFormat format) {
+  v1::RunSpec spec = Sample();
+  spec.mutable_model()->set_router(v1::ROUTER_KIND_SOFTMAX);
+  spec.add_stages()->mutable_export_()->set_format(format);
+  return spec;
+}
+
+TEST(ValidateRunSpec, ExportFormatsNeedTheirArchitecture) {
+  EXPECT_TRUE(ValidateRunSpec(WithExport(v1::EXPORT_FORMAT_MIXTRAL)).ok());
+  EXPECT_THAT(MessageOf(ValidateRunSpec(WithExport(v1::EXPORT_FORMAT_GLM4_MOE))),
+              ::testing::HasSubstr("model.router"));
+  EXPECT_THAT(MessageOf(ValidateRunSpec(WithExport(v1::EXPORT_FORMAT_OLMOE))),
+              ::testing::HasSubstr("model.qk_norm: found none, stages[1].export.format olmoe needs full"));
+  v1::RunSpec spec = WithExport(v1::EXPORT_FORMAT_QWEN3_MOE);
+  spec.mutable_model()->set_qk_norm(v1::QK_NORM_HEAD);
+  EXPECT_TRUE(ValidateRunSpec(spec).ok()) << ValidateRunSpec(spec);
+  spec.mutable_model()->set_router(v1::ROUTER_KIND_SIGMOID);
+  spec.mutable_model()->set_shared_expert_width(32);
+  spec.mutable_model()->set_routed_scaling(2.5);
+  const std::string message = MessageOf(ValidateRunSpec(spec));
+  EXPECT_THAT(message, ::testing::HasSubstr("model.router: found sigmoid"));
+  EXPECT_THAT(message, ::testing::HasSubstr("model.shared_expert_width: found 32"));
+  EXPECT_THAT(message, ::testing::HasSubstr("model.routed_scaling: found 2.5"));
+}
+
+TEST(ValidateRunSpec, ACheckpointDecidesWhatIsAbsent) {
+  auto spec = ParseRunSpec(kSample);
+  ASSERT_TRUE(spec.ok());
+  spec->mutable_model()->set_start_from("olmoe");
+  spec->mutable_model()->set_width(66);  // no multiple of heads: the checkpoint knows how wide they are
+  spec->mutable_model()->set_rope_theta(7);
+  spec->add_stages()->mutable_export_()->set_format(v1::EXPORT_FORMAT_OLMOE);
+  FillDefaults(&*spec);
+  EXPECT_FALSE(spec->model().has_router());
+  EXPECT_FALSE(spec->model().has_qk_norm());
+  EXPECT_EQ(7, spec->model().rope_theta());
+  EXPECT_TRUE(spec->model().has_aux_loss());
+  EXPECT_TRUE(ValidateRunSpec(*spec).ok()) << ValidateRunSpec(*spec);
+  v1::RunSpec again = *spec;
+  FillDefaults(&again);
+  EXPECT_EQ(spec->SerializeAsString(), again.SerializeAsString());
+}
+
+TEST(ConfigOfStart, TakesTheCheckpointsAndNamesWhatDisagrees) {
+  auto spec = ParseRunSpec(kSample);
+  ASSERT_TRUE(spec.ok());
+  spec->mutable_model()->set_start_from("x");
+  spec->mutable_model()->set_aux_loss(0.5);
+  FillDefaults(&*spec);
+  model::ModelConfig start = ToModelConfig(Sample().model(), 300);
+  start.router = model::RouterKind::kSoftmax;
+  start.qk_norm = model::QkNorm::kFull;
+  start.rope_theta = 123;
+  const auto config = ConfigOfStart(spec->model(), start);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(model::QkNorm::kFull, config->qk_norm);
+  EXPECT_EQ(123, config->rope_theta);
+  EXPECT_EQ(0.5, config->aux_loss);
+  start.dense_layers = 1;
+  spec->mutable_model()->set_tie_embeddings(true);
+  const std::string message = MessageOf(ConfigOfStart(spec->model(), start).status());
+  EXPECT_THAT(message, ::testing::HasSubstr("model.dense_layers: found 0, the checkpoint of model.start_from has 1"));
+  EXPECT_THAT(message, ::testing::HasSubstr("model.tie_embeddings: found true"));
+}
+
 using ::testing::HasSubstr;
 
 // Changes to a spec with all four stages, and the field that the error must name.
