@@ -73,6 +73,12 @@ absl::Status Run::SetUp() {
     state_.progress.last_applied_sequence = read->last_applied_sequence;
     checkpoint = *std::move(read);
   }
+  std::optional<Start> start;
+  if (!checkpoint && !state_.spec.model().start_from().empty()) {
+    ASSIGN_OR_RETURN(start, ReadStart(state_));
+  }
+  const std::string tokenizer_json =
+      checkpoint ? checkpoint->tokenizer_json : (start ? start->tokenizer_json : "");
   ASSIGN_OR_RETURN(state_.data,
                    PrepareData(state_.spec, state_.options.data_root, state_.progress.stage_index,
                                tokenizer_json, state_.communicator));
@@ -85,18 +91,13 @@ absl::Status Run::SetUp() {
                         &state_.controller);
   return commands_.LearnHistory();
 }
-  std::optional<Start> start;
-  if (!checkpoint && !state_.spec.model().start_from().empty()) {
-    ASSIGN_OR_RETURN(start, ReadStart(state_));
-  }
-  const std::string tokenizer_json =
-      checkpoint ? checkpoint->tokenizer_json : (start ? start->tokenizer_json : "");
 
 absl::Status Run::MakeModel(const std::optional<model::CheckpointState>& checkpoint,
                             const std::optional<Start>& start) {
   const int ranks = state_.communicator.size();
   const model::ModelConfig config =
       checkpoint ? checkpoint->config
+      : start    ? start->config
                  : spec::ToModelConfig(state_.spec.model(), state_.data.tokenizer->vocabulary());
   const model::ExpertLayout layout = checkpoint ? model::FitLayout(checkpoint->layout, ranks)
                                                 : model::InitialLayout(config, ranks);
@@ -108,8 +109,14 @@ absl::Status Run::MakeModel(const std::optional<model::CheckpointState>& checkpo
     RETURN_IF_ERROR(AgreeStatus(
         state_.communicator, model::LoadCheckpoint(*state_.model, state_.assignment.checkpoint())));
   }
+  if (start) {
+    RETURN_IF_ERROR(AgreeStatus(state_.communicator,
+                                model::ImportWeights(*state_.model, start->directory)));
+  }
+  const std::string source = checkpoint ? " from " + state_.assignment.checkpoint()
+                             : start    ? " from " + start->directory
+                                        : "";
   const std::string params = absl::StrCat(state_.model->TotalParameters());
-      : start    ? start->config
   SendEvent(state_, v1::EVENT_SEVERITY_INFO, "model_created",
             absl::StrCat("Model of ", params, " parameters on ", ranks, " ranks", source),
             {{"params", params},
@@ -123,13 +130,6 @@ void Run::SendStageEvent(const std::string& name) {
   const std::string stage = spec::StageName(state_.spec.stages(static_cast<int>(index)));
   SendEvent(state_, v1::EVENT_SEVERITY_INFO, name,
             absl::StrCat("Stage ", index + 1, " of ", state_.spec.stages_size(), ", ", stage,
-  if (start) {
-    RETURN_IF_ERROR(AgreeStatus(state_.communicator,
-                                model::ImportWeights(*state_.model, start->directory)));
-  }
-  const std::string source = checkpoint ? " from " + state_.assignment.checkpoint()
-                             : start    ? " from " + start->directory
-                                        : "";
                          name == "stage_started" ? ", begins." : ", is done."),
             {{"stage", stage}, {"index", absl::StrCat(index)}});
 }
