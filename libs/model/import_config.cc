@@ -1,4 +1,5 @@
 // config.json of four model types. A field that changes the function is either mapped or refused by name; others are passed over.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -18,6 +19,7 @@ using nlohmann::json;
 constexpr uint64_t kConfigBytesMax = uint64_t{16} << 20;
 constexpr uint64_t kTokenizerBytesMax = uint64_t{256} << 20;
 constexpr int kDepthMax = 16;
+constexpr int kVocabularyMax = 1 << 24;  // many times the largest; an embedding is allocated before its file is looked at
 
 // Fields of config.json; the first problem is kept. A field that is null counts as absent, as it does to transformers.
 class ConfigFields {
@@ -136,6 +138,10 @@ void ReadWindow(ConfigFields& fields) {
 // What all four have in common.
 void ReadTransformer(ConfigFields& fields, bool needs_whole_rope, ModelConfig& config) {
   config.vocabulary = fields.Int({"vocab_size"}, 1);
+  if (config.vocabulary > kVocabularyMax) {
+    fields.Fail(absl::StrCat("vocab_size is ", config.vocabulary, "; it may be at most ",
+                             kVocabularyMax));
+  }
   config.layers = fields.Int({"num_hidden_layers"}, 1);
   config.width = fields.Int({"hidden_size"}, 1);
   config.heads = fields.Int({"num_attention_heads"}, 1);
@@ -195,7 +201,7 @@ void ReadGlm4Moe(ConfigFields& fields, ModelConfig& config) {
       static_cast<double>(fields.Int({"n_shared_experts"}, 0, 0)) * config.expert_width;
   if (shared > std::numeric_limits<int>::max()) fields.Fail("n_shared_experts is too large");
   config.shared_expert_width = fields.status().ok() ? static_cast<int>(shared) : 0;
-  config.dense_layers = fields.Int({"first_k_dense_replace"}, 0);
+  config.dense_layers = std::min(fields.Int({"first_k_dense_replace"}, 0), config.layers);
   if (config.dense_layers > 0) config.dense_width = fields.Int({"intermediate_size"}, 1);
   config.normalize_top_k = fields.Bool("norm_topk_prob", true);
   config.routed_scaling = fields.Positive("routed_scaling_factor");

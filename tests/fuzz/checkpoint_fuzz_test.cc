@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "libs/model/batch.h"
 #include "libs/model/checkpoint_manifest.h"
+#include "libs/model/import.h"
 #include "libs/model/safetensors.h"
 #include "nlohmann/json.hpp"
 
@@ -253,6 +255,44 @@ TEST_F(ReaderFuzz, SealedManifestsWithWrongValuesAreRefusedOrConsistent) {
     if (HasFailure()) FAIL() << "round " << round << "\n" << *sealed;
   }
   EXPECT_GT(refused, kRounds / 4);
+}
+
+// Of each family: what is accepted can be a model.
+TEST(CheckpointFuzz, MutatedConfigsOfOtherTrainers) {
+  const fs::path folder = fs::path(::testing::TempDir()) / "config_fuzz";
+  fs::create_directories(folder);
+  const json common = {{"vocab_size", 29},       {"hidden_size", 16},         {"hidden_act", "silu"},
+                       {"num_hidden_layers", 3}, {"num_attention_heads", 4},  {"num_key_value_heads", 2},
+                       {"rms_norm_eps", 1e-6},   {"num_experts_per_tok", 2},  {"intermediate_size", 10},
+                       {"head_dim", 4},          {"tie_word_embeddings", true},
+                       {"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 5000.0}, {"partial_rotary_factor", 1.0}}},
+                       {"num_experts", 6},       {"num_local_experts", 6},    {"moe_intermediate_size", 8},
+                       {"mlp_only_layers", {0}}, {"sliding_window", 4096},    {"max_position_embeddings", 4096},
+                       {"n_routed_experts", 6},  {"n_shared_experts", 1},     {"first_k_dense_replace", 1},
+                       {"routed_scaling_factor", 1.5}};
+  int accepted = 0;
+  for (const ModelFamily family : kFamilies) {
+    json config = common;
+    config["model_type"] = FamilyName(family);
+    const std::string good = config.dump();
+    Spill(folder / "config.json", good);
+    ASSERT_TRUE(ReadImportedConfig(folder).ok()) << ReadImportedConfig(folder).status();
+    for (int round = 0; round < kRounds / 8; ++round) {
+      SCOPED_TRACE(::testing::Message() << FamilyName(family) << " round " << round);
+      std::mt19937_64 random(round);
+      Spill(folder / "config.json", Mutate(good, random));
+      const auto imported = ReadImportedConfig(folder);
+      if (!imported.ok()) {
+        EXPECT_FALSE(imported.status().message().empty());
+        continue;
+      }
+      ++accepted;
+      EXPECT_TRUE(ValidateConfig(imported->config).ok());
+      EXPECT_LT(imported->config.dense_layers, imported->config.layers + 1);
+    }
+  }
+  EXPECT_GT(accepted, 0);
+  fs::remove_all(folder);
 }
 
 }  // namespace
