@@ -127,6 +127,36 @@ double Quick(std::vector<double> values) {
   return *tenth;
 }
 
+// Microseconds that recording adds to a step of `marks` phases, one in `every` told: the recorder's
+// own work alone.
+double RecorderMicros(const Options& options, size_t marks) {
+  constexpr uint64_t kSteps = 20000;
+  v1::Assignment assignment;
+  assignment.set_run_id("bench");
+  assignment.set_trace_every(options.every);
+  Clocked clocked;
+  train::StepRecorder recorder;
+  recorder.Start(assignment, 0, &clocked);
+  const double begin = ThreadSeconds();
+  for (uint64_t step = 1; step <= kSteps; ++step) {
+    recorder.BeginStep(step, v1::STAGE_KIND_PRETRAIN);
+    {
+      const train::StepRecorder::Pass pass(recorder, "pass");
+      for (size_t i = 0; i < marks; ++i) {
+        const int64_t start = model::Timeline::Now();
+        recorder.timeline()->Add(
+            {.start_nanos = start, .end_nanos = model::Timeline::Now(), .layer = 0});
+      }
+    }
+    for (const char* name : {"data", "gradient_sync", "optimizer", "report"})
+      const train::StepRecorder::Phase phase(recorder, name);
+    recorder.StepDone();
+    recorder.EndStep();
+    recorder.Hear(0);
+  }
+  return 1e6 * (ThreadSeconds() - begin) / kSteps;
+}
+
 int Fail(const absl::Status& status) {
   std::cerr << "bench_trace: " << status << "\n";
   return 1;
@@ -169,6 +199,9 @@ int Main(const Options& options) {
                                       {"telling_ms", 1e3 * telling},
                                       {"overhead_percent", percent(step_on)},
                                       {"off_against_off_percent", percent(Quick(control))},
+                                      {"recorder_us",
+                                       RecorderMicros(options,
+                                                      spans / std::max<size_t>(1, traces))},
                                       {"steps_each", off.size()},
                                       {"traces", traces},
                                       {"spans_a_trace", static_cast<double>(spans) / per_trace},
