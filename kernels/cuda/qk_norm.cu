@@ -1,5 +1,6 @@
-// Forward a warp a segment. Backward a fixed grid: a warp a segment with its share of the weight's gradient in registers where a segment
-// fits into one vector a lane (a head), else a block a segment with the share in `partials`; then one pass over the shares.
+// Forward a warp a segment. Backward a fixed grid: a warp a segment with its share of the weight's
+// gradient in registers where a segment fits into one vector a lane (a head), else a block a
+// segment with the share in `partials`; then one pass over the shares.
 #include <algorithm>
 
 #include "kernels/cuda/element.cuh"
@@ -17,8 +18,7 @@ __global__ void __launch_bounds__(kThreads) ForwardKernel(QkNormArgs<T> args) {
   const int64_t segment = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (segment >= args.rows * args.segments) return;
   const int vectors = static_cast<int>(args.width / kV);
-  T* x = args.x + segment / args.segments * args.row_stride +
-         segment % args.segments * args.width;
+  T* x = args.x + segment / args.segments * args.row_stride + segment % args.segments * args.width;
   float sum = 0;
   for (int at = lane; at < vectors; at += 32) {
     float values[kV];
@@ -97,8 +97,8 @@ __global__ void __launch_bounds__(kThreads) WideBackwardKernel(QkNormBackwardArg
   }
   const int64_t count = args.rows * args.segments;
   for (int64_t segment = blockIdx.x; segment < count; segment += gridDim.x) {
-    T* dx = args.dx + segment / args.segments * args.row_stride +
-            segment % args.segments * args.width;
+    T* dx =
+        args.dx + segment / args.segments * args.row_stride + segment % args.segments * args.width;
     const T* raw = args.raw + segment * args.width;
     float dot = 0;
     for (int at = threadIdx.x; at < vectors; at += kThreads) {
@@ -173,8 +173,8 @@ cudaError_t QkNormBackward(const QkNormBackwardArgs<T>& args, cudaStream_t strea
   const bool vector = args.width % kV == 0 && args.row_stride % kV == 0 &&
                       Aligned16({args.dx, args.raw, args.weight});
   const bool narrow = vector && args.width <= 32 * kV;
-  const auto shares = static_cast<unsigned>(std::min<int64_t>(
-      kQkNormPartials, narrow ? (count + kWarps - 1) / kWarps : count));
+  const auto shares = static_cast<unsigned>(
+      std::min<int64_t>(kQkNormPartials, narrow ? (count + kWarps - 1) / kWarps : count));
   if (narrow) {
     NarrowBackwardKernel<T><<<shares, kThreads, 0, stream>>>(args);
   } else if (vector) {

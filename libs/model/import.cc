@@ -1,5 +1,6 @@
-// Tensors by the names of their family into the parameters of our model. Ours are Glm4Moe's names; the other families differ in the experts
-// (Mixtral: block_sparse_moe and w1, w3, w2) or write all experts of a layer as one tensor.
+// Tensors by the names of their family into the parameters of our model. Ours are Glm4Moe's names;
+// the other families differ in the experts (Mixtral: block_sparse_moe and w1, w3, w2) or write all
+// experts of a layer as one tensor.
 #include "libs/model/import.h"
 
 #include <sys/stat.h>
@@ -81,7 +82,8 @@ class TensorFolder {
       // A name alone: an index cannot lead outside its folder.
       if (!file.is_string() || file.get<std::string>().find('/') != std::string::npos ||
           file.get<std::string>().empty()) {
-        return absl::DataLossError(absl::StrCat(path, ": ", name, " lies in no file of the folder"));
+        return absl::DataLossError(
+            absl::StrCat(path, ": ", name, " lies in no file of the folder"));
       }
       file_of_[name] = file.get<std::string>();
     }
@@ -104,7 +106,8 @@ class TensorFolder {
 // What a parameter of ours is: which part of which layer.
 struct Place {
   int layer = -1, expert = -1;
-  std::string part;  // behind "model.layers.N.", or behind "model.layers.N.mlp.experts.M.", or the whole name
+  std::string part;  // behind "model.layers.N.", or behind "model.layers.N.mlp.experts.M.", or the
+                     // whole name
 };
 
 Place PlaceOf(const std::string& name) {
@@ -150,7 +153,8 @@ class Importer {
   bool mixtral() const { return family_ == ModelFamily::kMixtral; }
   static std::string LayerName(int layer) { return absl::StrCat("model.layers.", layer, "."); }
 
-  // Where the experts of a layer stand: transformers 5 says mlp. in memory and block_sparse_moe. on disk for Mixtral.
+  // Where the experts of a layer stand: transformers 5 says mlp. in memory and block_sparse_moe. on
+  // disk for Mixtral.
   std::string MoePrefix(int layer) const {
     const std::string own = LayerName(layer) + "block_sparse_moe.";
     if (mixtral() && folder_.Contains(own + "gate.weight")) return own;
@@ -190,9 +194,9 @@ class Importer {
     const std::vector<int>& ids = model_.layout().layers[layer].ids;
     const std::span<float> values(parameter.value);
     for (size_t row = 0; row < ids.size(); ++row) {
-      RETURN_IF_ERROR(folder_.Read(MoePrefix(layer) + "gate.weight",
-                                   {config_.experts, config_.width}, int64_t{ids[row]} * config_.width,
-                                   values.subspan(row * config_.width, config_.width)));
+      RETURN_IF_ERROR(folder_.Read(
+          MoePrefix(layer) + "gate.weight", {config_.experts, config_.width},
+          int64_t{ids[row]} * config_.width, values.subspan(row * config_.width, config_.width)));
     }
     return absl::OkStatus();
   }
@@ -202,14 +206,15 @@ class Importer {
     std::fill(bias.begin(), bias.end(), 0.0f);
     if (family_ != ModelFamily::kGlm4Moe) return absl::OkStatus();
     std::vector<float> all(config_.experts);
-    RETURN_IF_ERROR(folder_.Read(MoePrefix(layer) + "gate.e_score_correction_bias",
-                                 {config_.experts}, 0, all));
+    RETURN_IF_ERROR(
+        folder_.Read(MoePrefix(layer) + "gate.e_score_correction_bias", {config_.experts}, 0, all));
     const std::vector<int>& ids = model_.layout().layers[layer].ids;
     for (size_t i = 0; i < ids.size(); ++i) bias[i] = all[ids[i]];
     return absl::OkStatus();
   }
 
-  // A tensor that the model has no place for (a bias, another layer) means another function: refused.
+  // A tensor that the model has no place for (a bias, another layer) means another function:
+  // refused.
   absl::Status CheckNames() const {
     for (const auto& [name, file] : folder_.tensors()) {
       if (Known(name)) continue;
@@ -230,8 +235,7 @@ class Importer {
     if (kTop->contains(name) || absl::EndsWith(name, "rotary_emb.inv_freq")) return true;
     const Place place = PlaceOf(name);
     if (place.layer < 0 || place.layer >= config_.layers) return false;
-    const std::string part =
-        name.substr(LayerName(place.layer).size());
+    const std::string part = name.substr(LayerName(place.layer).size());
     if (kLayer->contains(part)) return true;
     if (part == "self_attn.q_norm.weight" || part == "self_attn.k_norm.weight") {
       return config_.qk_norm != QkNorm::kNone;

@@ -1,4 +1,5 @@
-// config.json of four model types. A field that changes the function is either mapped or refused by name; others are passed over.
+// config.json of four model types. A field that changes the function is either mapped or refused by
+// name; others are passed over.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -19,13 +20,14 @@ using nlohmann::json;
 constexpr uint64_t kConfigBytesMax = uint64_t{16} << 20;
 constexpr uint64_t kTokenizerBytesMax = uint64_t{256} << 20;
 constexpr int kDepthMax = 16;
-constexpr int kVocabularyMax = 1 << 24;  // many times the largest; an embedding is allocated before its file is looked at
+constexpr int kVocabularyMax =
+    1 << 24;  // many times the largest; an embedding is allocated before its file is looked at
 
-// Fields of config.json; the first problem is kept. A field that is null counts as absent, as it does to transformers.
+// Fields of config.json; the first problem is kept. A field that is null counts as absent, as it
+// does to transformers.
 class ConfigFields {
  public:
-  ConfigFields(const json& object, std::string where)
-      : object_(object), where_(std::move(where)) {}
+  ConfigFields(const json& object, std::string where) : object_(object), where_(std::move(where)) {}
 
   const absl::Status& status() const { return status_; }
   void Fail(const std::string& what) {
@@ -70,7 +72,8 @@ class ConfigFields {
   bool Bool(const char* name, bool fallback) {
     const json* value = Find(name);
     if (value == nullptr) return fallback;
-    if (!value->is_boolean()) Fail(absl::StrCat(name, " is ", value->dump(), "; it must be true or false"));
+    if (!value->is_boolean())
+      Fail(absl::StrCat(name, " is ", value->dump(), "; it must be true or false"));
     return value->is_boolean() && value->get<bool>();
   }
   // The only value that is computed here; absent means it, unless the field is `needed`.
@@ -105,8 +108,9 @@ void ReadRope(ConfigFields& fields, bool needs_whole, ModelConfig& config) {
   }
   for (const char* name : {"rope_type", "type"}) {
     if (parameters->contains(name) && (*parameters)[name] != "default") {
-      fields.Fail(absl::StrCat(name, " of the rotary positions is ", (*parameters)[name].dump(),
-                               "; only \"default\" can be imported: positions are not scaled here"));
+      fields.Fail(
+          absl::StrCat(name, " of the rotary positions is ", (*parameters)[name].dump(),
+                       "; only \"default\" can be imported: positions are not scaled here"));
     }
   }
   const auto own = parameters->find("rope_theta");
@@ -139,8 +143,8 @@ void ReadWindow(ConfigFields& fields) {
 void ReadTransformer(ConfigFields& fields, bool needs_whole_rope, ModelConfig& config) {
   config.vocabulary = fields.Int({"vocab_size"}, 1);
   if (config.vocabulary > kVocabularyMax) {
-    fields.Fail(absl::StrCat("vocab_size is ", config.vocabulary, "; it may be at most ",
-                             kVocabularyMax));
+    fields.Fail(
+        absl::StrCat("vocab_size is ", config.vocabulary, "; it may be at most ", kVocabularyMax));
   }
   config.layers = fields.Int({"num_hidden_layers"}, 1);
   config.width = fields.Int({"hidden_size"}, 1);

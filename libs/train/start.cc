@@ -1,4 +1,5 @@
-// Everything is checked before the first weight is read, so that a run that cannot begin ends at once.
+// Everything is checked before the first weight is read, so that a run that cannot begin ends at
+// once.
 #include "libs/train/start.h"
 
 #include "absl/strings/str_cat.h"
@@ -13,16 +14,15 @@ namespace espalier::train {
 namespace {
 
 absl::StatusOr<Start> ReadHere(const RunState& state) {
-  Start start{.directory =
-                  ResolvePath(state.options.data_root, state.spec.model().start_from())};
+  Start start{.directory = ResolvePath(state.options.data_root, state.spec.model().start_from())};
   ASSIGN_OR_RETURN(const model::ImportedModel imported, model::ReadImportedConfig(start.directory));
   ASSIGN_OR_RETURN(start.config, spec::ConfigOfStart(state.spec.model(), imported.config));
   ASSIGN_OR_RETURN(start.tokenizer_json, model::ReadImportedTokenizer(start.directory));
   const auto tokenizer = text::TokenizerFromJson(start.tokenizer_json);
   if (!tokenizer.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        start.directory, "/", tokenizer.status().message(),
-        ", and without it the corpus cannot be put into the model's tokens"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(start.directory, "/", tokenizer.status().message(),
+                     ", and without it the corpus cannot be put into the model's tokens"));
   }
   if ((*tokenizer)->vocabulary() > start.config.vocabulary) {
     return absl::InvalidArgumentError(

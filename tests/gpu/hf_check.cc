@@ -1,5 +1,6 @@
-// hf_check: imports a checkpoint in a Hugging Face layout, says what the model computes, trains it a few steps, prunes it and exports it.
-// tests/gpu/transformers_check.py compares each of these with transformers; tests/unit/model/import_test.cc with plain numpy.
+// hf_check: imports a checkpoint in a Hugging Face layout, says what the model computes, trains it
+// a few steps, prunes it and exports it. tests/gpu/transformers_check.py compares each of these
+// with transformers; tests/unit/model/import_test.cc with plain numpy.
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -43,7 +44,8 @@ model::Batch MakeBatch(const Sequences& sequences) {
   return batch;
 }
 
-// Log-probabilities of the whole vocabulary behind every token: one pass for each token of the vocabulary as everyone's target.
+// Log-probabilities of the whole vocabulary behind every token: one pass for each token of the
+// vocabulary as everyone's target.
 absl::StatusOr<json> AllLogps(model::Model<float>& model, const Sequences& sequences) {
   model::Batch batch = MakeBatch(sequences);
   const int vocabulary = model.config().vocabulary;
@@ -94,7 +96,8 @@ absl::Status Prune(model::Model<float>& model, const Sequences& sequences, int d
     const model::LayerRouteCounts& counts = model.route_counts()[l];
     std::vector<int> order(layer.ids.size());
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return counts[a] < counts[b]; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int a, int b) { return counts[a] < counts[b]; });
     order.resize(std::min<size_t>(drop, order.size()));
     std::sort(order.begin(), order.end(), std::greater<int>());
     for (const int place : order) {
@@ -110,8 +113,8 @@ absl::StatusOr<json> ReadTokens(const std::string& path) {
   std::ifstream file(path);
   json value = json::parse(file, nullptr, /*allow_exceptions=*/false);
   if (!value.is_object() || !value.contains("sequences")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, R"(: expected {"sequences": [[ids…], …], "batches": [[[ids…], …], …]})"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, R"(: expected {"sequences": [[ids…], …], "batches": [[[ids…], …], …]})"));
   }
   return value;
 }
@@ -129,11 +132,10 @@ absl::StatusOr<json> Run(const Options& options) {
   const auto communicator = collective::MakeSingleCommunicator();
   ASSIGN_OR_RETURN(
       const std::unique_ptr<model::Model<float>> model,
-      model::CreateModel(imported.config, model::InitialLayout(imported.config, 1),
-                         communicator.get(), 1,
-                         {.device = options.device == "cuda" ? model::Device::kCuda
-                                                             : model::Device::kCpu,
-                          .threads = options.threads}));
+      model::CreateModel(
+          imported.config, model::InitialLayout(imported.config, 1), communicator.get(), 1,
+          {.device = options.device == "cuda" ? model::Device::kCuda : model::Device::kCpu,
+           .threads = options.threads}));
   RETURN_IF_ERROR(model::ImportWeights(*model, options.model));
   json result = {{"family", model::FamilyName(imported.family)}, {"losses", json::array()}};
   ASSIGN_OR_RETURN(result["logps"], AllLogps(*model, sequences));
@@ -152,8 +154,8 @@ absl::StatusOr<json> Run(const Options& options) {
     const auto family =
         options.format.empty() ? std::optional(imported.family) : model::FamilyOf(options.format);
     if (!family) return absl::InvalidArgumentError("--format is no family: " + options.format);
-    RETURN_IF_ERROR(model::ExportHuggingFace(*model, *text::MakeByteTokenizer(), options.export_to,
-                                             *family));
+    RETURN_IF_ERROR(
+        model::ExportHuggingFace(*model, *text::MakeByteTokenizer(), options.export_to, *family));
   }
   return result;
 }
@@ -169,15 +171,18 @@ int Main(int argc, char** argv) {
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   app.add_option("--threads", options.threads, "CPU threads")->capture_default_str();
-  app.add_option("--steps", options.steps, "AdamW steps, one of the batches each")->capture_default_str();
+  app.add_option("--steps", options.steps, "AdamW steps, one of the batches each")
+      ->capture_default_str();
   app.add_option("--learning-rate", options.learning_rate, "")->capture_default_str();
   app.add_option("--beta1", beta1, "")->capture_default_str();
   app.add_option("--beta2", beta2, "")->capture_default_str();
   app.add_option("--epsilon", epsilon, "")->capture_default_str();
   app.add_option("--weight-decay", weight_decay, "Of matrices")->capture_default_str();
-  app.add_option("--drop", options.drop, "Experts to prune in each layer, those used least")->capture_default_str();
+  app.add_option("--drop", options.drop, "Experts to prune in each layer, those used least")
+      ->capture_default_str();
   app.add_option("--export", options.export_to, "Folder to export to");
-  app.add_option("--format", options.format, "Family of the export; that of the import when absent");
+  app.add_option("--format", options.format,
+                 "Family of the export; that of the import when absent");
   CLI11_PARSE(app, argc, argv);
   options.optimizer.set_beta1(beta1);
   options.optimizer.set_beta2(beta2);

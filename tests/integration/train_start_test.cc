@@ -1,5 +1,7 @@
-// Goal: a run starts where a checkpoint in Hugging Face layout stands, on any number of ranks, and says what does not agree with its spec. Method: a tiny
-// run of OLMoE's architecture is exported, and another starts from the export: its held-out loss before the first step is the first run's last.
+// Goal: a run starts where a checkpoint in Hugging Face layout stands, on any number of ranks, and
+// says what does not agree with its spec. Method: a tiny run of OLMoE's architecture is exported,
+// and another starts from the export: its held-out loss before the first step is the first run's
+// last.
 #include <filesystem>
 #include <fstream>
 
@@ -101,7 +103,8 @@ TEST_F(TrainStart, AMissingFolderOrAForeignTokenizerIsAClearError) {
   v1::RunSpec spec = Spec("nowhere");
   AddPretrain(&spec, 2);
   const RunRecord missing = Run(spec, 2, "r1");
-  EXPECT_THAT(std::string(missing.outcomes[0].status().message()), HasSubstr("nowhere/config.json"));
+  EXPECT_THAT(std::string(missing.outcomes[0].status().message()),
+              HasSubstr("nowhere/config.json"));
 
   ASSERT_TRUE(First().Ok());
   const std::string path = folder_.path() + "/first/tokenizer.json";

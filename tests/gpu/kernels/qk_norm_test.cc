@@ -1,5 +1,6 @@
-// Goal: the norm inside fused rows and its gradient are RMSNorm of the segments, and nothing beside them is touched. Method: the CPU twin
-// on the segments copied out, at heads that fit a warp's vectors, at whole widths, and at sizes that no vector divides.
+// Goal: the norm inside fused rows and its gradient are RMSNorm of the segments, and nothing beside
+// them is touched. Method: the CPU twin on the segments copied out, at heads that fit a warp's
+// vectors, at whole widths, and at sizes that no vector divides.
 #include "kernels/cuda/qk_norm.h"
 
 #include "kernels/norm.h"
@@ -11,9 +12,10 @@ namespace {
 struct Shape {
   int64_t rows, segments, width, after;  // `after` elements of each row belong to others
 };
-const Shape kShapes[] = {{1, 1, 6, 2},       {5, 3, 6, 12},    {70, 4, 64, 128},  {300, 20, 128, 256},
-                         {9, 2, 256, 8},     {33, 1, 24, 24},  {40, 1, 2048, 64}, {700, 1, 1024, 1024},
-                         {1200, 1, 2050, 1}, {17, 2, 130, 30}};
+const Shape kShapes[] = {{1, 1, 6, 2},        {5, 3, 6, 12},        {70, 4, 64, 128},
+                         {300, 20, 128, 256}, {9, 2, 256, 8},       {33, 1, 24, 24},
+                         {40, 1, 2048, 64},   {700, 1, 1024, 1024}, {1200, 1, 2050, 1},
+                         {17, 2, 130, 30}};
 
 template <typename T>
 class QkNormTest : public ::testing::Test {};
@@ -125,8 +127,8 @@ TYPED_TEST(QkNormTest, WithoutRowsTheWeightHasNoGradient) {
   using T = TypeParam;
   const Device<T> dweight(std::vector<float>(64, 3.0f));
   ASSERT_EQ(cudaSuccess,
-            QkNormBackward<T>({.dweight = dweight.get(), .row_stride = 64, .segments = 1, .width = 64},
-                              nullptr));
+            QkNormBackward<T>(
+                {.dweight = dweight.get(), .row_stride = 64, .segments = 1, .width = 64}, nullptr));
   EXPECT_EQ(std::vector<float>(64, 0.0f), dweight.Floats());
 }
 

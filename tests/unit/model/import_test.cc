@@ -1,5 +1,6 @@
-// Goal: a checkpoint of each family computes here what its definition says, on any number of ranks; pruned and exported again it still does, and
-// what would be another function is refused by name. Method: tests/e2e/softmax_moe_reference.py writes tiny random checkpoints and reads ours, in fp64
+// Goal: a checkpoint of each family computes here what its definition says, on any number of ranks;
+// pruned and exported again it still does, and what would be another function is refused by name.
+// Method: tests/e2e/softmax_moe_reference.py writes tiny random checkpoints and reads ours, in fp64
 // numpy; logps of order 1 to 10 through three layers in fp32 keep about 1e-6, and 1e-4 leaves room.
 #include "libs/model/import.h"
 
@@ -38,9 +39,9 @@ json ReadJson(const fs::path& path) {
 class Import : public ::testing::Test {
  protected:
   void SetUp() override {
-    folder_ = fs::path(::testing::TempDir()) /
-              ("import_" +
-               std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()));
+    folder_ =
+        fs::path(::testing::TempDir()) /
+        ("import_" + std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()));
     fs::remove_all(folder_);
     fs::create_directories(folder_);
   }
@@ -92,14 +93,15 @@ class Import : public ::testing::Test {
     const auto imported = ReadImportedConfig(checkpoint);
     EXPECT_TRUE(imported.ok()) << imported.status();
     if (!imported.ok()) return nullptr;
-    auto model = MakeModel<float>(imported->config,
-                                  InitialLayout(imported->config, communicator.size()), communicator);
+    auto model = MakeModel<float>(
+        imported->config, InitialLayout(imported->config, communicator.size()), communicator);
     const absl::Status read = ImportWeights(*model, checkpoint);
     EXPECT_TRUE(read.ok()) << read;
     return model;
   }
 
-  // Imports over 1, 2 and 3 ranks; on 2 then drops an expert, masks another in every layer and exports. All must compute what numpy does.
+  // Imports over 1, 2 and 3 ranks; on 2 then drops an expert, masks another in every layer and
+  // exports. All must compute what numpy does.
   void ExpectTheReferencesFunction(ModelFamily family) {
     const auto imported = ReadImportedConfig(In());
     ASSERT_TRUE(imported.ok()) << imported.status();
@@ -240,12 +242,14 @@ TEST_F(Import, NamesTheTensorThatIsMissingOrOfAnotherShape) {
       std::ofstream(In() / "config.json") << changed;
       const auto imported = ReadImportedConfig(In());
       EXPECT_TRUE(imported.ok()) << imported.status();
-      auto model = MakeModel<float>(imported->config, InitialLayout(imported->config, 1), communicator);
+      auto model =
+          MakeModel<float>(imported->config, InitialLayout(imported->config, 1), communicator);
       return std::string(ImportWeights(*model, In()).message());
     };
     EXPECT_THAT(error_of({{"num_hidden_layers", 4}}), HasSubstr("no tensor model.layers.3."));
     EXPECT_THAT(error_of({{"num_hidden_layers", 2}}), HasSubstr("tensor model.layers.2."));
-    EXPECT_THAT(error_of({{"moe_intermediate_size", 12}}), HasSubstr("expected F32, F16 or BF16 [12"));
+    EXPECT_THAT(error_of({{"moe_intermediate_size", 12}}),
+                HasSubstr("expected F32, F16 or BF16 [12"));
     EXPECT_THAT(error_of({{"num_experts", 8}}), HasSubstr("expected F32, F16 or BF16 [8"));
     EXPECT_THAT(error_of({{"num_experts", 4}}), HasSubstr("experts.4."));
     std::ofstream(In() / "config.json") << config;
@@ -255,9 +259,9 @@ TEST_F(Import, NamesTheTensorThatIsMissingOrOfAnotherShape) {
                 HasSubstr("another configuration"));
     fs::remove(In() / "model.safetensors");
     const auto imported = ReadImportedConfig(In());
-    auto model = MakeModel<float>(imported->config, InitialLayout(imported->config, 1), communicator);
-    EXPECT_THAT(std::string(ImportWeights(*model, In()).message()),
-                HasSubstr("model.safetensors"));
+    auto model =
+        MakeModel<float>(imported->config, InitialLayout(imported->config, 1), communicator);
+    EXPECT_THAT(std::string(ImportWeights(*model, In()).message()), HasSubstr("model.safetensors"));
   });
 }
 
@@ -268,7 +272,8 @@ TEST_F(Import, AnIndexCannotLeadOutsideItsFolder) {
   std::ofstream(In() / "model.safetensors.index.json") << index;
   OnRanks(1, [&](int, collective::Communicator& communicator) {
     const auto imported = ReadImportedConfig(In());
-    auto model = MakeModel<float>(imported->config, InitialLayout(imported->config, 1), communicator);
+    auto model =
+        MakeModel<float>(imported->config, InitialLayout(imported->config, 1), communicator);
     EXPECT_THAT(std::string(ImportWeights(*model, In()).message()),
                 HasSubstr("lm_head.weight lies in no file of the folder"));
   });
