@@ -22,6 +22,18 @@
 namespace espalier::train {
 namespace {
 
+model::Precision PrecisionOf(const RunState& state) {
+  switch (state.spec.workers().precision()) {
+    case v1::PRECISION_BF16:
+      return model::Precision::kBf16;
+    case v1::PRECISION_FP32:
+      return model::Precision::kFp32;
+    default:
+      return state.options.device == model::Device::kCuda ? model::Precision::kBf16
+                                                          : model::Precision::kFp32;
+  }
+}
+
 class Run {
  public:
   Run(const v1::Assignment& assignment, const TrainerOptions& options,
@@ -101,8 +113,11 @@ absl::Status Run::MakeModel(const std::optional<model::CheckpointState>& checkpo
                  : spec::ToModelConfig(state_.spec.model(), state_.data.tokenizer->vocabulary());
   const model::ExpertLayout layout = checkpoint ? model::FitLayout(checkpoint->layout, ranks)
                                                 : model::InitialLayout(config, ranks);
-  auto model = model::Model<float>::Create(config, layout, &state_.communicator, state_.spec.seed(),
-                                           state_.options.threads);
+  auto model = model::CreateModel(config, layout, &state_.communicator, state_.spec.seed(),
+                                  {.device = state_.options.device,
+                                   .precision = PrecisionOf(state_),
+                                   .device_index = state_.options.device_index,
+                                   .threads = state_.options.threads});
   RETURN_IF_ERROR(AgreeStatus(state_.communicator, model.status()));
   state_.model = *std::move(model);
   if (checkpoint) {
