@@ -43,6 +43,8 @@ class FleetClient {
   void Stop(absl::Duration grace);
   // A session has words to send.
   void Wake();
+  // The one whose words are sent; null between two assignments.
+  std::shared_ptr<Session> session() const;
 
  private:
   using Stream = grpc::ClientReaderWriter<v1::AttachRequest, v1::AttachResponse>;
@@ -59,7 +61,6 @@ class FleetClient {
   void WriteLoop(Stream& stream);
   void Handle(const v1::AttachResponse& word);
   void HandleWelcome(const v1::Welcome& welcome);
-  std::shared_ptr<Session> session() const;
   bool stopping() const;
   // Sleeps between attempts; returns early on Stop.
   void Pause(absl::Duration time);

@@ -70,10 +70,7 @@ class Client {
   explicit Client(const std::string& coordinator)
       : client_(coordinator, {.worker_id = "w-1", .link_endpoint = "127.0.0.1:9"},
                 [this](const v1::Assignment& assignment) {
-                  auto session = std::make_shared<Session>(assignment, [this] { client_.Wake(); });
-                  absl::MutexLock lock(&mutex_);
-                  session_ = session;
-                  return session;
+                  return std::make_shared<Session>(assignment, [this] { client_.Wake(); });
                 }),
         thread_([this] { client_.Run(); }) {}
   ~Client() { Stop(absl::Seconds(2)); }
@@ -82,17 +79,15 @@ class Client {
     client_.Stop(grace);
     thread_.join();
   }
-  // Waits for the assignment.
+  // Waits until the client has taken the assignment, which is a moment after it made the session.
   std::shared_ptr<Session> session() {
-    absl::MutexLock lock(&mutex_);
-    auto assigned = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return session_ != nullptr; };
-    mutex_.AwaitWithTimeout(absl::Condition(&assigned), absl::Seconds(10));
-    return session_;
+    for (int i = 0; i < 1000 && client_.session() == nullptr; ++i) {
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    return client_.session();
   }
 
  private:
-  absl::Mutex mutex_;
-  std::shared_ptr<Session> session_ ABSL_GUARDED_BY(mutex_);
   FleetClient client_;
   std::thread thread_;
 };
