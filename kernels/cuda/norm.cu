@@ -123,7 +123,8 @@ __global__ void __launch_bounds__(kBackwardThreads) BackwardKernel(RmsNormBackwa
     for (int r = 0; r < kRowsAtOnce; ++r) {
       const bool there = active && row0 + r < args.rows;
       const int64_t at = (row0 + r) * width + column;
-      dy[r] = there ? LoadPack<T, kV>(args.dy + at) : ZeroPack<T, kV>();
+      dy[r] = there ? LoadPack<T, kV>(args.dy + (row0 + r) * args.dy_stride + column)
+                    : ZeroPack<T, kV>();
       x[r] = there ? LoadPack<T, kV>(args.x + at) : ZeroPack<T, kV>();
       residual[r] = there && args.residual != nullptr ? LoadPack<T, kV>(args.residual + at)
                                                       : ZeroPack<T, kV>();
@@ -161,7 +162,9 @@ __global__ void __launch_bounds__(kBackwardThreads) BackwardKernel(RmsNormBackwa
         dweight[i] += a[i] * b[i] * rstd[r];
         out[i] += a[i] * weight[i] * rstd[r] - b[i] * mean;
       }
-      if (active && row0 + r < args.rows) StoreFloats(args.dx + (row0 + r) * width + column, out);
+      if (active && row0 + r < args.rows) {
+        StoreFloats(args.dx + (row0 + r) * args.dx_stride + column, out);
+      }
     }
     phase ^= 1;
   }
@@ -188,7 +191,7 @@ __global__ void __launch_bounds__(kThreads) BackwardAnyKernel(RmsNormBackwardArg
   for (int64_t row = blockIdx.x; row < args.rows; row += gridDim.x) {
     const T* x = args.x + row * width;
     const auto dy = [&](int64_t i) {
-      float sum = ToFloat(args.dy[row * width + i]);
+      float sum = ToFloat(args.dy[row * args.dy_stride + i]);
       if (args.slot == nullptr) return sum;
       for (int k = 0; k < args.top_k; ++k) {
         sum += ToFloat(args.slot_rows[args.slot[row * args.top_k + k] * width + i]);
@@ -206,7 +209,7 @@ __global__ void __launch_bounds__(kThreads) BackwardAnyKernel(RmsNormBackwardArg
       const float residual =
           args.residual != nullptr ? ToFloat(args.residual[row * width + i]) : 0.0f;
       share[i] += a * b * rstd;
-      args.dx[row * width + i] =
+      args.dx[row * args.dx_stride + i] =
           FromFloat<T>(residual + (a * ToFloat(args.weight[i]) * rstd - b * mean));
     }
   }
@@ -249,8 +252,11 @@ cudaError_t RmsNorm(const RmsNormArgs<T>& args, cudaStream_t stream) {
 }
 
 template <typename T>
-cudaError_t RmsNormBackward(const RmsNormBackwardArgs<T>& args, cudaStream_t stream) {
+cudaError_t RmsNormBackward(const RmsNormBackwardArgs<T>& given, cudaStream_t stream) {
   constexpr int kV = kVector<T>;
+  RmsNormBackwardArgs<T> args = given;
+  if (args.dy_stride == 0) args.dy_stride = args.width;
+  if (args.dx_stride == 0) args.dx_stride = args.width;
   if (args.width == 0) return cudaSuccess;
   if (args.rows == 0) {
     return args.accumulate ? cudaSuccess
@@ -258,7 +264,8 @@ cudaError_t RmsNormBackward(const RmsNormBackwardArgs<T>& args, cudaStream_t str
   }
   const int64_t vectors = args.width / kV;
   const bool fast =
-      args.width % kV == 0 && vectors <= kBackwardThreads &&
+      args.width % kV == 0 && args.dy_stride % kV == 0 && args.dx_stride % kV == 0 &&
+      vectors <= kBackwardThreads &&
       Aligned16({args.dy, args.x, args.weight, args.residual, args.dx, args.partials, args.slot_rows});
   unsigned shares;
   if (fast) {

@@ -43,6 +43,7 @@ struct RmsNormBackwardArgs {
   const T* slot_rows = nullptr;
   const int32_t* slot = nullptr;
   int top_k = 0;
+  int64_t dy_stride = 0, dx_stride = 0;  // elements from row to row of dy and dx where that is not width
 };
 template <typename T>
 [[nodiscard]] cudaError_t RmsNormBackward(const RmsNormBackwardArgs<T>& args, cudaStream_t stream);

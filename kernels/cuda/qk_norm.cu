@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/norm.h"
 #include "kernels/cuda/qk_norm.h"
 
 namespace espalier::kernels::cuda {
@@ -170,6 +171,22 @@ cudaError_t QkNormBackward(const QkNormBackwardArgs<T>& args, cudaStream_t strea
   const int64_t count = args.rows * args.segments;
   if (args.width == 0) return cudaSuccess;
   if (count == 0) return cudaMemsetAsync(args.dweight, 0, args.width * sizeof(T), stream);
+  static_assert(kQkNormPartials >= kNormPartials);
+  if (args.segments == 1) {
+    // A row of the norm of norm.h, but for the way from row to row.
+    return RmsNormBackward<T>({.dy = args.dx,
+                               .x = args.raw,
+                               .weight = args.weight,
+                               .rstd = args.rstd,
+                               .dx = args.dx,
+                               .dweight = args.dweight,
+                               .partials = args.partials,
+                               .rows = args.rows,
+                               .width = args.width,
+                               .dy_stride = args.row_stride,
+                               .dx_stride = args.row_stride},
+                              stream);
+  }
   const bool vector = args.width % kV == 0 && args.row_stride % kV == 0 &&
                       Aligned16({args.dx, args.raw, args.weight});
   const bool narrow = vector && args.width <= 32 * kV;

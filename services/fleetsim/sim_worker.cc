@@ -123,6 +123,8 @@ void SimWorker::Heard(const v1::AttachResponse& word) {
     case v1::AttachResponse::kRelease:
       Released(word.release());
       break;
+    case v1::AttachResponse::kClockReply:  // a simulated worker has no clock to set
+      break;
     case v1::AttachResponse::MESSAGE_NOT_SET:
       LOG(WARNING) << "unknown_word worker=" << worker_id();
       break;

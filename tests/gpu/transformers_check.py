@@ -10,6 +10,7 @@ exits with 1 when a figure is at or above its limit.
 """
 import argparse
 import copy
+import importlib
 import json
 import os
 import pathlib
@@ -105,7 +106,7 @@ def save(model, folder, dtype=None, **how):
         model.config.dtype = dtype
     if "save_original_format" in how and not hasattr(transformers, "conversion_mapping"):
         try:
-            import transformers.conversion_mapping  # noqa: F401
+            importlib.import_module("transformers.conversion_mapping")
         except ImportError:
             return False
     model.save_pretrained(folder, **how)
