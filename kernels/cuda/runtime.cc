@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <limits>
 
 #include "absl/strings/str_cat.h"
 
@@ -77,40 +76,10 @@ absl::StatusOr<Event> MakeEvent() {
 int64_t DeviceBytes() { return held_bytes.load(); }
 int64_t DeviceBytesPeak() { return peak_bytes.load(); }
 
-namespace {
-
-// The current device's pool, told once to keep what is freed until TrimMemory.
-cudaError_t Pool(cudaMemPool_t* pool) {
-  static std::atomic<uint64_t> told{0};
-  int device = 0;
-  if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
-  if (const cudaError_t error = cudaDeviceGetDefaultMemPool(pool, device); error != cudaSuccess) return error;
-  const uint64_t bit = uint64_t{1} << (device % 64);
-  if ((told.load() & bit) != 0) return cudaSuccess;
-  uint64_t keep = std::numeric_limits<uint64_t>::max();
-  const cudaError_t error = cudaMemPoolSetAttribute(*pool, cudaMemPoolAttrReleaseThreshold, &keep);
-  if (error == cudaSuccess) told.fetch_or(bit);
-  return error;
-}
-
-}  // namespace
-
-absl::Status TrimMemory() {
-  cudaMemPool_t pool;
-  RETURN_IF_CUDA_ERROR(Pool(&pool));
-  RETURN_IF_CUDA_ERROR(cudaDeviceSynchronize());
-  RETURN_IF_CUDA_ERROR(cudaMemPoolTrimTo(pool, 0));
-  return absl::OkStatus();
-}
-
 absl::StatusOr<Memory> Memory::Allocate(int64_t bytes) {
   Memory memory;
-  cudaMemPool_t pool;
-  cudaError_t error = Pool(&pool);
-  // Other streams may use it at once: the allocation is over when this returns.
-  if (error == cudaSuccess) error = cudaMallocFromPoolAsync(&memory.data_, static_cast<size_t>(bytes), pool, cudaStreamLegacy);
-  if (error == cudaSuccess) error = cudaStreamSynchronize(cudaStreamLegacy);
-  if (error != cudaSuccess) {
+  if (const cudaError_t error = cudaMalloc(&memory.data_, static_cast<size_t>(bytes));
+      error != cudaSuccess) {
     cudaGetLastError();
     memory.data_ = nullptr;
     return ToStatus(error, absl::StrCat("allocation of ", bytes, " bytes; ", DeviceBytes(),
@@ -126,8 +95,7 @@ absl::StatusOr<Memory> Memory::Allocate(int64_t bytes) {
 
 Memory::~Memory() {
   if (data_ == nullptr) return;
-  cudaDeviceSynchronize();  // any stream may still read it
-  cudaFreeAsync(data_, cudaStreamLegacy);
+  cudaFree(data_);
   held_bytes.fetch_sub(bytes_);
 }
 

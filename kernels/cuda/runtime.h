@@ -66,11 +66,7 @@ absl::StatusOr<Event> MakeEvent();    // with timing
 int64_t DeviceBytes();
 int64_t DeviceBytesPeak();
 
-// Gives memory that no Memory object holds back to the device, for other processes. It takes some milliseconds a gigabyte, and so does
-// getting it again: call it after something large went for good.
-absl::Status TrimMemory();
-
-// Raw device memory; freed with the object, for other objects first (TrimMemory). To free it waits for the device. Not thread-safe.
+// Raw device memory; freed with the object. Not thread-safe.
 class Memory {
  public:
   Memory() = default;

@@ -132,7 +132,6 @@ absl::StatusOr<int64_t> CudaModel<T>::ApplyLayout(const ExpertLayout& layout) {
   if (valid.ok()) valid = ValidateSurvivors(layout_, layout);
   RETURN_IF_ERROR(AgreeOnInput(*communicator_, valid));
 
-  const int64_t parameters_before = TotalParameters();
   const int ranks = communicator_->size(), me = communicator_->rank();
   const std::vector<ExpertMove> moves = ListMoves(layout_, layout);
   const auto place_of = [&](int layer, int id) {
@@ -229,8 +228,6 @@ absl::StatusOr<int64_t> CudaModel<T>::ApplyLayout(const ExpertLayout& layout) {
   }
   layout_ = layout;
   RETURN_IF_ERROR(TakeLayout());
-  // What the experts leave behind is free for whoever shares the device.
-  if (TotalParameters() < parameters_before) RETURN_IF_ERROR(kernels::cuda::TrimMemory());
   return sent;
 }
 

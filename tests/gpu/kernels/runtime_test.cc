@@ -32,25 +32,6 @@ TEST(Runtime, CountsTheBytesThatAreHeld) {
   EXPECT_EQ(before, DeviceBytes());
 }
 
-TEST(Runtime, TrimmedMemoryIsTheDevicesAgain) {
-  SKIP_WITHOUT_GPU();
-  constexpr int64_t kBytes = int64_t{1} << 30;
-  const auto free_bytes = [] {
-    size_t free = 0, total = 0;
-    EXPECT_EQ(cudaSuccess, cudaMemGetInfo(&free, &total));
-    return static_cast<int64_t>(free);
-  };
-  ASSERT_TRUE(TrimMemory().ok());
-  const int64_t before = free_bytes();
-  {
-    const auto memory = Memory::Allocate(kBytes);
-    ASSERT_TRUE(memory.ok()) << memory.status();
-    EXPECT_LE(free_bytes(), before - kBytes);
-  }
-  ASSERT_TRUE(TrimMemory().ok());
-  EXPECT_GE(free_bytes(), before - (kBytes >> 5));
-}
-
 TEST(Runtime, SaysWhenMemoryRunsOut) {
   SKIP_WITHOUT_GPU();
   const auto memory = Memory::Allocate(int64_t{1} << 50);
