@@ -181,16 +181,18 @@ class Metrics(unittest.TestCase):
 
     def test_lost_worker_raises_an_alert_until_another_comes(self):
         run = self.submit(100000)
+        # Whatever fails here, the workers are free for the next test.
+        self.addCleanup(self.suite.cli, "run", "stop", run)
         self.suite.wait_step(run, 5)
         self.assertNotIn("EspalierWorkerLost", self.prometheus.firing())
         self.suite.kill("worker-1")
-        until(lambda: "EspalierWorkerLost" in self.prometheus.firing(), 20, "the loss is told")
-        self.assertIn("EspalierTargetDown", self.prometheus.firing())
+        until(lambda: "EspalierWorkerLost" in self.prometheus.firing(), 60, "the loss is told")
+        until(lambda: "EspalierTargetDown" in self.prometheus.firing(), 60, "the target is told to be down")
         self.suite.start_worker(1)
-        until(lambda: "EspalierWorkerLost" not in self.prometheus.firing(), 20, "the alert clears")
-        until(lambda: "EspalierTargetDown" not in self.prometheus.firing(), 10, "the target is back")
-        until(lambda: self.prometheus.value(f'espalier_run_recoveries_total{{run="{run}"}}') == 1, 10, "one recovery")
-        self.suite.cli("run", "stop", run)
+        until(lambda: "EspalierWorkerLost" not in self.prometheus.firing(), 60, "the alert clears")
+        until(lambda: "EspalierTargetDown" not in self.prometheus.firing(), 60, "the target is back")
+        # On a busy machine a rank may come too late for the first attempt's links: that is one more.
+        until(lambda: self.prometheus.value(f'espalier_run_recoveries_total{{run="{run}"}}') >= 1, 60, "a recovery")
 
 
 if __name__ == "__main__":
