@@ -1,6 +1,6 @@
 // Grouped products on Hopper by wgmma and TMA, bf16: what kernels/cuda/grouped.h's operations call there.
 //
-// Measured on an H100 (M: 131072 rows, 64 groups, n = k = 2048): 747 / 747 / 645 TFLOP/s for kNT, kNN and the gradient, with
+// Measured on an H100 with the stand-alone program that this came from (M: 131072 rows, 64 groups, n = k = 2048): 747 / 747 / 645 TFLOP/s for kNT, kNN and the gradient, with
 // the chip at 1.3 to 1.5 GHz: power is the limit.
 #pragma once
 
