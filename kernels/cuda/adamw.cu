@@ -1,6 +1,7 @@
 // AdamW and squared norms over flat arrays: bound by memory, so one pass of 16-byte accesses.
 #include "kernels/cuda/adamw.h"
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace espalier::kernels::cuda {
 namespace {
@@ -80,6 +81,7 @@ __device__ __forceinline__ void Step(const AdamWArgs<T>& args, int64_t at, bool 
 
 template <typename T, int kV, Master kMaster>
 __global__ void __launch_bounds__(kThreads) AdamWKernel(AdamWArgs<T> args) {
+  AwaitPrevious();
   const bool skipped = args.skip != nullptr && *args.skip != 0;
   const int64_t packs = args.n / kV;
   const int64_t pack = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -92,10 +94,10 @@ template <typename T, Master kMaster>
 cudaError_t LaunchAdamW(const AdamWArgs<T>& args, cudaStream_t stream) {
   constexpr int kV = kVector<T>;
   if (Aligned16({args.master, args.grad, args.moment1, args.moment2, args.value, args.low})) {
-    AdamWKernel<T, kV, kMaster>
-        <<<BlocksFor(args.n, kThreads * kV), kThreads, 0, stream>>>(args);
+    Launch(AdamWKernel<T, kV, kMaster>, BlocksFor(args.n, kThreads * kV), kThreads, 0, stream,
+           args);
   } else {
-    AdamWKernel<T, 1, kMaster><<<BlocksFor(args.n, kThreads), kThreads, 0, stream>>>(args);
+    Launch(AdamWKernel<T, 1, kMaster>, BlocksFor(args.n, kThreads), kThreads, 0, stream, args);
   }
   return cudaGetLastError();
 }
@@ -103,17 +105,20 @@ cudaError_t LaunchAdamW(const AdamWArgs<T>& args, cudaStream_t stream) {
 // One thread an element: these run when parameters come or go, not in a step.
 __global__ void __launch_bounds__(kThreads)
     SplitKernel(const float* master, __nv_bfloat16* value, int16_t* low, int64_t n) {
+  AwaitPrevious();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < n) Split(master[i], value[i], low[i]);
 }
 
 __global__ void __launch_bounds__(kThreads)
     JoinKernel(const __nv_bfloat16* value, const int16_t* low, float* master, int64_t n) {
+  AwaitPrevious();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < n) master[i] = Join(value[i], low[i]);
 }
 
 __global__ void __launch_bounds__(kNormBlocks) SumKernel(const double* x, int64_t n, double* out) {
+  AwaitPrevious();
   __shared__ double shared[kNormBlocks / 32];
   double mine = 0;
   for (int64_t i = threadIdx.x; i < n; i += kNormBlocks) mine += x[i];
@@ -125,6 +130,7 @@ constexpr int kNormUnroll = 4;
 
 template <typename T, int kV>
 __global__ void __launch_bounds__(kThreads) SquaresKernel(const T* x, int64_t n, double* partials) {
+  AwaitPrevious();
   __shared__ double shared[kThreads / 32];
   const int64_t packs = n / kV, step = static_cast<int64_t>(kNormBlocks) * kThreads;
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -154,6 +160,7 @@ __global__ void __launch_bounds__(kThreads) SquaresKernel(const T* x, int64_t n,
 }
 
 __global__ void __launch_bounds__(kNormBlocks) TotalKernel(const double* partials, double* out) {
+  AwaitPrevious();
   __shared__ double shared[kNormBlocks / 32];
   const double sum = BlockSum<kNormBlocks>(partials[threadIdx.x], shared);
   if (threadIdx.x == 0) *out = sum;
@@ -161,6 +168,7 @@ __global__ void __launch_bounds__(kNormBlocks) TotalKernel(const double* partial
 
 template <typename From, typename To, int kV>
 __global__ void __launch_bounds__(kThreads) ConvertKernel(const From* from, To* to, int64_t n) {
+  AwaitPrevious();
   const int64_t packs = n / kV;
   const int64_t pack = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (pack < packs) {
@@ -177,9 +185,10 @@ cudaError_t Convert(const From* from, To* to, int64_t n, cudaStream_t stream) {
   constexpr int kV = 8;
   if (n == 0) return cudaSuccess;
   if (Aligned16({from, to})) {
-    ConvertKernel<From, To, kV><<<BlocksFor(n, kThreads * kV), kThreads, 0, stream>>>(from, to, n);
+    Launch(ConvertKernel<From, To, kV>, BlocksFor(n, kThreads * kV), kThreads, 0, stream, from, to,
+           n);
   } else {
-    ConvertKernel<From, To, 1><<<BlocksFor(n, kThreads), kThreads, 0, stream>>>(from, to, n);
+    Launch(ConvertKernel<From, To, 1>, BlocksFor(n, kThreads), kThreads, 0, stream, from, to, n);
   }
   return cudaGetLastError();
 }
@@ -200,31 +209,31 @@ cudaError_t AdamW(const AdamWArgs<T>& args, cudaStream_t stream) {
 cudaError_t SplitMaster(const float* master, __nv_bfloat16* value, int16_t* low, int64_t n,
                         cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  SplitKernel<<<BlocksFor(n, kThreads), kThreads, 0, stream>>>(master, value, low, n);
+  Launch(SplitKernel, BlocksFor(n, kThreads), kThreads, 0, stream, master, value, low, n);
   return cudaGetLastError();
 }
 
 cudaError_t JoinMaster(const __nv_bfloat16* value, const int16_t* low, float* master, int64_t n,
                        cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  JoinKernel<<<BlocksFor(n, kThreads), kThreads, 0, stream>>>(value, low, master, n);
+  Launch(JoinKernel, BlocksFor(n, kThreads), kThreads, 0, stream, value, low, master, n);
   return cudaGetLastError();
 }
 
 cudaError_t Sum(const double* x, int64_t n, double* out, cudaStream_t stream) {
-  SumKernel<<<1, kNormBlocks, 0, stream>>>(x, n, out);
+  Launch(SumKernel, 1, kNormBlocks, 0, stream, x, n, out);
   return cudaGetLastError();
 }
 
 template <typename T>
 cudaError_t SquaredNorm(const T* x, int64_t n, double* partials, double* out, cudaStream_t stream) {
   if (Aligned16({x})) {
-    SquaresKernel<T, kVector<T>><<<kNormBlocks, kThreads, 0, stream>>>(x, n, partials);
+    Launch(SquaresKernel<T, kVector<T>>, kNormBlocks, kThreads, 0, stream, x, n, partials);
   } else {
-    SquaresKernel<T, 1><<<kNormBlocks, kThreads, 0, stream>>>(x, n, partials);
+    Launch(SquaresKernel<T, 1>, kNormBlocks, kThreads, 0, stream, x, n, partials);
   }
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
-  TotalKernel<<<1, kNormBlocks, 0, stream>>>(partials, out);
+  Launch(TotalKernel, 1, kNormBlocks, 0, stream, partials, out);
   return cudaGetLastError();
 }
 

@@ -1,6 +1,7 @@
 // Token embedding: a gather of rows, and sums over each distinct token's rows.
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/embedding.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/permute.h"
 
 namespace espalier::kernels::cuda {
@@ -48,6 +49,7 @@ __device__ __forceinline__ void AddToTable(const EmbedBackwardArgs<T>& args, int
 // itself; those of a frequent one are cut among all warps and their sums added in order.
 template <typename T, int kV>
 __global__ void __launch_bounds__(kWarps * 32) BackwardKernel(EmbedBackwardArgs<T> args) {
+  AwaitPrevious();
   __shared__ float shares[kWarps][32][kV + 1];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t column = (static_cast<int64_t>(blockIdx.y) * 32 + lane) * kV;
@@ -85,7 +87,7 @@ __global__ void __launch_bounds__(kWarps * 32) BackwardKernel(EmbedBackwardArgs<
 template <typename T, int kV>
 cudaError_t Launch(const EmbedBackwardArgs<T>& args, cudaStream_t stream) {
   const dim3 grid(BlocksFor(args.distinct_count, kWarps), BlocksFor(args.width, 32 * kV));
-  BackwardKernel<T, kV><<<grid, kWarps * 32, 0, stream>>>(args);
+  Launch(BackwardKernel<T, kV>, grid, kWarps * 32, 0, stream, args);
   return cudaGetLastError();
 }
 

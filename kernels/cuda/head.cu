@@ -4,6 +4,7 @@
 #include "kernels/cuda/device_facts.h"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/head.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/softmax.cuh"
 
 namespace espalier::kernels::cuda {
@@ -14,6 +15,7 @@ constexpr int kUnroll = 4;  // 16-byte packs that a thread has in flight
 
 template <typename T, bool kEntropy>
 __global__ void __launch_bounds__(kThreads) LogProbKernel(LogProbArgs<T> args) {
+  AwaitPrevious();
   __shared__ SoftmaxSums shared[kThreads / 32];
   const int64_t row = blockIdx.x;
   const T* logits = args.logits + row * args.vocabulary;
@@ -48,17 +50,20 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads)
     GradientKernel(T* all_logits, const int32_t* targets, const float* lses, const float* dlogps,
                    int64_t vocabulary) {
+  AwaitPrevious();
   const int64_t row = blockIdx.x;
   const int32_t target = targets[row];
   WriteGradient(all_logits + row * vocabulary, target, lses[row], target < 0 ? 0.0f : dlogps[row],
                 vocabulary, kThreads);
 }
 
-// The row stays in shared memory between the two looks at it. `packs` 16-byte packs a row; its address is a multiple of 16 bytes.
+// The row stays in shared memory between the two looks at it. `packs` 16-byte packs a row; its
+// address is a multiple of 16 bytes.
 template <typename T, int kBlock>
 __global__ void __launch_bounds__(kBlock)
     FusedKernel(T* all_logits, const int32_t* targets, const float* dlogps, float* logps,
                 int packs) {
+  AwaitPrevious();
   constexpr int kV = kVector<T>;
   extern __shared__ uint4 row_packs[];
   __shared__ SoftmaxSums shared[kBlock / 32];
@@ -101,6 +106,7 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads)
     FusedKernelOfAnyRow(T* all_logits, const int32_t* targets, const float* dlogps, float* logps,
                         int64_t vocabulary) {
+  AwaitPrevious();
   __shared__ SoftmaxSums shared[kThreads / 32];
   const int64_t row = blockIdx.x;
   T* logits = all_logits + row * vocabulary;
@@ -114,7 +120,8 @@ __global__ void __launch_bounds__(kThreads)
   WriteGradient(logits, target, lse, target < 0 ? 0.0f : dlogps[row], vocabulary, kThreads);
 }
 
-// Rows of up to this many bytes go through shared memory: two blocks then fit a multiprocessor of Hopper, one of Ampere.
+// Rows of up to this many bytes go through shared memory: two blocks then fit a multiprocessor of
+// Hopper, one of Ampere.
 constexpr int64_t kRowBytesMax = 112 * 1024;
 constexpr int64_t kSmallRowBytes = 72 * 1024;
 
@@ -129,8 +136,8 @@ cudaError_t LaunchFused(T* logits, const int32_t* targets, const float* dlogp, f
       error != cudaSuccess) {
     return error;
   }
-  FusedKernel<T, kBlock><<<static_cast<unsigned>(rows), kBlock, row_bytes, stream>>>(
-      logits, targets, dlogp, logp, static_cast<int>(row_bytes / 16));
+  Launch(FusedKernel<T, kBlock>, static_cast<unsigned>(rows), kBlock, row_bytes, stream, logits,
+         targets, dlogp, logp, static_cast<int>(row_bytes / 16));
   return cudaGetLastError();
 }
 
@@ -142,9 +149,9 @@ cudaError_t LogProb(const LogProbArgs<T>& args, cudaStream_t stream) {
   if (args.vocabulary < 1 || args.vocabulary > INT32_MAX / 2) return cudaErrorInvalidValue;
   const unsigned blocks = static_cast<unsigned>(args.rows);
   if (args.entropy != nullptr) {
-    LogProbKernel<T, true><<<blocks, kThreads, 0, stream>>>(args);
+    Launch(LogProbKernel<T, true>, blocks, kThreads, 0, stream, args);
   } else {
-    LogProbKernel<T, false><<<blocks, kThreads, 0, stream>>>(args);
+    Launch(LogProbKernel<T, false>, blocks, kThreads, 0, stream, args);
   }
   return cudaGetLastError();
 }
@@ -154,8 +161,8 @@ cudaError_t LogitsGradient(T* logits, const int32_t* targets, const float* lse, 
                            int64_t rows, int64_t vocabulary, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
   if (vocabulary < 1 || vocabulary > INT32_MAX / 2) return cudaErrorInvalidValue;
-  GradientKernel<T><<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(logits, targets, lse,
-                                                                          dlogp, vocabulary);
+  Launch(GradientKernel<T>, static_cast<unsigned>(rows), kThreads, 0, stream, logits, targets, lse,
+         dlogp, vocabulary);
   return cudaGetLastError();
 }
 
@@ -170,8 +177,8 @@ cudaError_t LogProbAndGradient(T* logits, const int32_t* targets, const float* d
                ? LaunchFused<T, 512>(logits, targets, dlogp, logp, rows, row_bytes, stream)
                : LaunchFused<T, 1024>(logits, targets, dlogp, logp, rows, row_bytes, stream);
   }
-  FusedKernelOfAnyRow<T><<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
-      logits, targets, dlogp, logp, vocabulary);
+  Launch(FusedKernelOfAnyRow<T>, static_cast<unsigned>(rows), kThreads, 0, stream, logits, targets,
+         dlogp, logp, vocabulary);
   return cudaGetLastError();
 }
 

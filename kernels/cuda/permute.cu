@@ -1,6 +1,7 @@
 // Rows moved along the plan of slots, summed back by token, and measured. Slots are planned in
 // plan_slots.cu.
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/permute.h"
 #include "kernels/output_norm.h"
 
@@ -14,8 +15,8 @@ constexpr int kUnroll = kTileVectors / kThreads;  // vectors that a thread has i
 // nothing for a negative one.
 template <typename T, int kV, bool kGather>
 __global__ void __launch_bounds__(kThreads)
-    MoveKernel(const T* __restrict__ x, const int32_t* __restrict__ index, T* __restrict__ out,
-               int64_t width, RowTiles tiles) {
+    MoveKernel(const T* x, const int32_t* index, T* out, int64_t width, RowTiles tiles) {
+  AwaitPrevious();
   const uint32_t size = tiles.size();
   for (uint32_t first = threadIdx.x; first < size; first += kThreads * kUnroll) {
     Pack<T, kV> kept[kUnroll];
@@ -50,22 +51,24 @@ cudaError_t Move(const T* x, const int32_t* index, T* out, int64_t rows, int64_t
   if (rows == 0 || width == 0) return cudaSuccess;
   if (width % kV == 0 && Aligned16({x, out})) {
     const RowTiles tiles(rows, width / kV);
-    MoveKernel<T, kV, kGather>
-        <<<tiles.blocks(), kThreads, 0, stream>>>(x, index, out, width, tiles);
+    Launch(MoveKernel<T, kV, kGather>, tiles.blocks(), kThreads, 0, stream, x, index, out, width,
+           tiles);
   } else {
     const RowTiles tiles(rows, width);
-    MoveKernel<T, 1, kGather><<<tiles.blocks(), kThreads, 0, stream>>>(x, index, out, width, tiles);
+    Launch(MoveKernel<T, 1, kGather>, tiles.blocks(), kThreads, 0, stream, x, index, out, width,
+           tiles);
   }
   return cudaGetLastError();
 }
 
 constexpr int kSpreadSlots = 8;  // stores that a thread has in flight
 
-// A thread takes one vector of a row; its neighbours in the warp take the next ones, so that every store of a warp is one stretch of a row.
+// A thread takes one vector of a row; its neighbours in the warp take the next ones, so that every
+// store of a warp is one stretch of a row.
 template <typename T, int kV>
-__global__ void __launch_bounds__(kThreads)
-    SpreadKernel(const T* __restrict__ x, const int32_t* __restrict__ slot, T* __restrict__ out,
-                 int top_k, int64_t width, RowTiles tiles) {
+__global__ void __launch_bounds__(kThreads) SpreadKernel(const T* x, const int32_t* slot, T* out,
+                                                         int top_k, int64_t width, RowTiles tiles) {
+  AwaitPrevious();
   const uint32_t size = tiles.size();
 #pragma unroll 2
   for (uint32_t item = threadIdx.x; item < size; item += kThreads) {
@@ -89,6 +92,7 @@ constexpr int kSlotsAtOnce = 4;
 
 template <typename T, int kV>
 __global__ void __launch_bounds__(kThreads, 5) SumKernel(SumSlotsArgs<T> args, RowTiles tiles) {
+  AwaitPrevious();
   const uint32_t size = tiles.size();
   for (uint32_t item = threadIdx.x; item < size; item += kThreads) {
     const int64_t token = tiles.first_row() + item / tiles.vectors;
@@ -118,9 +122,9 @@ __global__ void __launch_bounds__(kThreads, 5) SumKernel(SumSlotsArgs<T> args, R
 
 template <typename T, int kV>
 __global__ void __launch_bounds__(kThreads)
-    NormsKernel(const T* __restrict__ rows, const int32_t* __restrict__ slot,
-                const int32_t* __restrict__ choice, int64_t slots, int64_t width,
-                unsigned long long* sums) {
+    NormsKernel(const T* rows, const int32_t* slot, const int32_t* choice, int64_t slots,
+                int64_t width, unsigned long long* sums) {
+  AwaitPrevious();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
   if (i >= slots) return;
   const int lane = threadIdx.x % 32;
@@ -161,11 +165,12 @@ cudaError_t SpreadRows(const T* x, const int32_t* slot, T* out, int64_t tokens, 
   if (tokens == 0 || width == 0) return cudaSuccess;
   if (width % kV == 0 && Aligned16({x, out})) {
     const RowTiles tiles(tokens, width / kV);
-    SpreadKernel<T, kV>
-        <<<tiles.blocks(), kThreads, 0, stream>>>(x, slot, out, top_k, width, tiles);
+    Launch(SpreadKernel<T, kV>, tiles.blocks(), kThreads, 0, stream, x, slot, out, top_k, width,
+           tiles);
   } else {
     const RowTiles tiles(tokens, width);
-    SpreadKernel<T, 1><<<tiles.blocks(), kThreads, 0, stream>>>(x, slot, out, top_k, width, tiles);
+    Launch(SpreadKernel<T, 1>, tiles.blocks(), kThreads, 0, stream, x, slot, out, top_k, width,
+           tiles);
   }
   return cudaGetLastError();
 }
@@ -176,10 +181,10 @@ cudaError_t SumSlots(const SumSlotsArgs<T>& args, cudaStream_t stream) {
   if (args.tokens == 0 || args.width == 0) return cudaSuccess;
   if (args.width % kV == 0 && Aligned16({args.rows, args.residual, args.out})) {
     const RowTiles tiles(args.tokens, args.width / kV);
-    SumKernel<T, kV><<<tiles.blocks(), kThreads, 0, stream>>>(args, tiles);
+    Launch(SumKernel<T, kV>, tiles.blocks(), kThreads, 0, stream, args, tiles);
   } else {
     const RowTiles tiles(args.tokens, args.width);
-    SumKernel<T, 1><<<tiles.blocks(), kThreads, 0, stream>>>(args, tiles);
+    Launch(SumKernel<T, 1>, tiles.blocks(), kThreads, 0, stream, args, tiles);
   }
   return cudaGetLastError();
 }
@@ -192,11 +197,11 @@ cudaError_t AddOutputNorms(const T* rows, const int32_t* slot, const int32_t* ch
   const unsigned blocks = BlocksFor(slots, kThreads / 32);
   auto* unsigned_sums = reinterpret_cast<unsigned long long*>(sums);
   if (width % kV == 0 && Aligned16({rows})) {
-    NormsKernel<T, kV>
-        <<<blocks, kThreads, 0, stream>>>(rows, slot, choice, slots, width, unsigned_sums);
+    Launch(NormsKernel<T, kV>, blocks, kThreads, 0, stream, rows, slot, choice, slots, width,
+           unsigned_sums);
   } else {
-    NormsKernel<T, 1>
-        <<<blocks, kThreads, 0, stream>>>(rows, slot, choice, slots, width, unsigned_sums);
+    Launch(NormsKernel<T, 1>, blocks, kThreads, 0, stream, rows, slot, choice, slots, width,
+           unsigned_sums);
   }
   return cudaGetLastError();
 }

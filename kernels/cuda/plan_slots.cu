@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/permute.h"
 #include "kernels/cuda/router.h"
 
@@ -30,6 +31,7 @@ Cut CutOf(int64_t slots) {
 // counts [blocks, groups]
 __global__ void __launch_bounds__(kThreads)
     CountKernel(PlanSlotsArgs args, int64_t slots, int64_t stretch, int32_t* counts) {
+  AwaitPrevious();
   __shared__ int32_t count[kRouterExperts];
   for (int group = threadIdx.x; group < args.experts; group += kThreads) count[group] = 0;
   __syncthreads();
@@ -92,6 +94,7 @@ __device__ void ScanGroups(const int32_t* total, int groups, int32_t* base, int3
 
 __global__ void __launch_bounds__(kThreads)
     PlaceKernel(PlanSlotsArgs args, int64_t slots, int64_t stretch, const int32_t* counts) {
+  AwaitPrevious();
   // next[w][g]: at first the slots of g in warp w's part, then where warp w puts its next one.
   __shared__ int32_t next[kWarps][kRouterExperts];
   __shared__ int32_t before[kRouterExperts], total[kRouterExperts], base[kRouterExperts];
@@ -158,9 +161,9 @@ cudaError_t PlanSlots(const PlanSlotsArgs& args, cudaStream_t stream) {
   if (args.experts < 1 || args.experts > kRouterExperts || args.top_k < 1 || slots > INT32_MAX)
     return cudaErrorInvalidValue;
   const Cut cut = CutOf(slots);
-  CountKernel<<<cut.blocks, kThreads, 0, stream>>>(args, slots, cut.stretch, args.scratch);
+  Launch(CountKernel, cut.blocks, kThreads, 0, stream, args, slots, cut.stretch, args.scratch);
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
-  PlaceKernel<<<cut.blocks, kThreads, 0, stream>>>(args, slots, cut.stretch, args.scratch);
+  Launch(PlaceKernel, cut.blocks, kThreads, 0, stream, args, slots, cut.stretch, args.scratch);
   return cudaGetLastError();
 }
 

@@ -4,8 +4,11 @@
 #include <algorithm>
 
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/qk_norm.h"
+#include "kernels/cuda/qk_norm_rotated.h"
+#include "kernels/cuda/rope.h"
 
 namespace espalier::kernels::cuda {
 namespace {
@@ -15,6 +18,7 @@ constexpr int kWarps = kThreads / 32;
 
 template <typename T, int kV>
 __global__ void __launch_bounds__(kThreads) ForwardKernel(QkNormArgs<T> args) {
+  AwaitPrevious();
   const int lane = threadIdx.x % 32;
   const int64_t segment = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (segment >= args.rows * args.segments) return;
@@ -46,6 +50,7 @@ __global__ void __launch_bounds__(kThreads) ForwardKernel(QkNormArgs<T> args) {
 // width <= 32 * kVector<T>, a whole number of vectors.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) NarrowBackwardKernel(QkNormBackwardArgs<T> args) {
+  AwaitPrevious();
   constexpr int kV = kVector<T>;
   __shared__ float shares[kWarps][32 * kV];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -89,6 +94,7 @@ __global__ void __launch_bounds__(kThreads) NarrowBackwardKernel(QkNormBackwardA
 // Any width: a block a segment; each column of the block's share belongs to one thread.
 template <typename T, int kV>
 __global__ void __launch_bounds__(kThreads) WideBackwardKernel(QkNormBackwardArgs<T> args) {
+  AwaitPrevious();
   __shared__ float shared[kWarps];
   const int vectors = static_cast<int>(args.width / kV);
   float* share = args.partials + blockIdx.x * args.width;
@@ -128,23 +134,19 @@ __global__ void __launch_bounds__(kThreads) WideBackwardKernel(QkNormBackwardArg
   }
 }
 
-constexpr int kFinishColumns = 32, kFinishGroups = 8;
-
-template <typename T>
-__global__ void __launch_bounds__(kFinishColumns* kFinishGroups)
-    FinishKernel(const float* partials, int shares, int64_t width, T* dweight) {
-  __shared__ float sums[kFinishGroups][kFinishColumns];
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * kFinishColumns + threadIdx.x;
-  float sum = 0;
-  if (column < width) {
-    for (int share = threadIdx.y; share < shares; share += kFinishGroups)
-      sum += partials[share * width + column];
-  }
-  sums[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y != 0 || column >= width) return;
-  for (int group = 1; group < kFinishGroups; ++group) sum += sums[group][threadIdx.x];
-  dweight[column] = FromFloat<T>(sum);
+// The rotation by itself, of the segments that `args` (forward or backward) describe.
+template <typename T, typename Args>
+cudaError_t Turn(T* x, const Args& args, bool backward, cudaStream_t stream) {
+  return Rope<T>({.x = x,
+                  .rows = args.rows,
+                  .row_stride = args.row_stride,
+                  .heads = static_cast<int>(args.segments * args.width / args.angles.head_dim),
+                  .head_dim = args.angles.head_dim,
+                  .positions = args.angles.positions,
+                  .cos = args.angles.cos,
+                  .sin = args.angles.sin,
+                  .backward = backward},
+                 stream);
 }
 
 }  // namespace
@@ -154,13 +156,20 @@ cudaError_t QkNorm(const QkNormArgs<T>& args, cudaStream_t stream) {
   constexpr int kV = kVector<T>;
   const int64_t count = args.rows * args.segments;
   if (count == 0 || args.width == 0) return cudaSuccess;
+  if (args.angles.positions != nullptr) {
+    if (TakesRotated(args)) return QkNormRotated(args, stream);
+    QkNormArgs<T> norm = args;
+    norm.angles = {};
+    if (const cudaError_t error = QkNorm(norm, stream); error != cudaSuccess) return error;
+    return Turn(args.x, args, /*backward=*/false, stream);
+  }
   const bool vector = args.width % kV == 0 && args.row_stride % kV == 0 &&
                       Aligned16({args.x, args.raw, args.weight});
   const unsigned blocks = BlocksFor(count, kWarps);
   if (vector) {
-    ForwardKernel<T, kV><<<blocks, kThreads, 0, stream>>>(args);
+    Launch(ForwardKernel<T, kV>, blocks, kThreads, 0, stream, args);
   } else {
-    ForwardKernel<T, 1><<<blocks, kThreads, 0, stream>>>(args);
+    Launch(ForwardKernel<T, 1>, blocks, kThreads, 0, stream, args);
   }
   return cudaGetLastError();
 }
@@ -170,8 +179,19 @@ cudaError_t QkNormBackward(const QkNormBackwardArgs<T>& args, cudaStream_t strea
   constexpr int kV = kVector<T>;
   const int64_t count = args.rows * args.segments;
   if (args.width == 0) return cudaSuccess;
+  if (args.later != nullptr) *args.later = {};
   if (count == 0) return cudaMemsetAsync(args.dweight, 0, args.width * sizeof(T), stream);
   static_assert(kQkNormPartials >= kNormPartials);
+  if (args.angles.positions != nullptr) {
+    if (TakesRotated(args)) return QkNormRotatedBackward(args, stream);
+    QkNormBackwardArgs<T> norm = args;
+    norm.angles = {};
+    if (const cudaError_t error = Turn(args.dx, args, /*backward=*/true, stream);
+        error != cudaSuccess) {
+      return error;
+    }
+    return QkNormBackward(norm, stream);
+  }
   if (args.segments == 1) {
     // A row of the norm of norm.h, but for the way from row to row.
     return RmsNormBackward<T>({.dy = args.dx,
@@ -183,6 +203,7 @@ cudaError_t QkNormBackward(const QkNormBackwardArgs<T>& args, cudaStream_t strea
                                .partials = args.partials,
                                .rows = args.rows,
                                .width = args.width,
+                               .later = args.later,
                                .dy_stride = args.row_stride,
                                .dx_stride = args.row_stride},
                               stream);
@@ -193,17 +214,18 @@ cudaError_t QkNormBackward(const QkNormBackwardArgs<T>& args, cudaStream_t strea
   const auto shares = static_cast<unsigned>(
       std::min<int64_t>(kQkNormPartials, narrow ? (count + kWarps - 1) / kWarps : count));
   if (narrow) {
-    NarrowBackwardKernel<T><<<shares, kThreads, 0, stream>>>(args);
+    Launch(NarrowBackwardKernel<T>, shares, kThreads, 0, stream, args);
   } else if (vector) {
-    WideBackwardKernel<T, kV><<<shares, kThreads, 0, stream>>>(args);
+    Launch(WideBackwardKernel<T, kV>, shares, kThreads, 0, stream, args);
   } else {
-    WideBackwardKernel<T, 1><<<shares, kThreads, 0, stream>>>(args);
+    Launch(WideBackwardKernel<T, 1>, shares, kThreads, 0, stream, args);
   }
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
-  FinishKernel<T>
-      <<<BlocksFor(args.width, kFinishColumns), dim3(kFinishColumns, kFinishGroups), 0, stream>>>(
-          args.partials, static_cast<int>(shares), args.width, args.dweight);
-  return cudaGetLastError();
+  const NormShares<T> found{args.partials, static_cast<int>(shares), args.width, false,
+                            args.dweight};
+  if (args.later == nullptr) return AddNormShares<T>({&found, 1}, stream);
+  *args.later = found;
+  return cudaSuccess;
 }
 
 #define ESPALIER_INSTANTIATE(T)                                       \

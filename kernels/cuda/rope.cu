@@ -1,6 +1,7 @@
 // Rotary embedding: a thread turns one vector of pairs of several heads of a row, so that an angle
 // is read once for them.
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/rope.h"
 
 namespace espalier::kernels::cuda {
@@ -12,6 +13,7 @@ constexpr int kHeadsAtOnce = 4;
 // A "vector" of the tiles is (group of kHeadsAtOnce heads, kV pairs).
 template <typename T, int kV>
 __global__ void __launch_bounds__(kThreads) RopeKernel(RopeArgs<T> args, RowTiles tiles) {
+  AwaitPrevious();
   const int half = args.head_dim / 2;
   const uint32_t packs = half / kV;
   const float sign = args.backward ? -1.0f : 1.0f;
@@ -54,12 +56,13 @@ template <typename T, int kV>
 cudaError_t Launch(const RopeArgs<T>& args, cudaStream_t stream) {
   const int groups = (args.heads + kHeadsAtOnce - 1) / kHeadsAtOnce;
   const RowTiles tiles(args.rows, static_cast<int64_t>(groups) * (args.head_dim / 2 / kV));
-  RopeKernel<T, kV><<<tiles.blocks(), kThreads, 0, stream>>>(args, tiles);
+  Launch(RopeKernel<T, kV>, tiles.blocks(), kThreads, 0, stream, args, tiles);
   return cudaGetLastError();
 }
 
 __global__ void __launch_bounds__(kThreads)
     FillKernel(float* cos_table, float* sin_table, int64_t count, int half, double theta) {
+  AwaitPrevious();
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= count) return;
   const int i = static_cast<int>(at % half);
@@ -86,8 +89,8 @@ cudaError_t FillRopeTable(float* cos, float* sin, int64_t positions, int head_di
                           cudaStream_t stream) {
   const int64_t count = positions * (head_dim / 2);
   if (count == 0) return cudaSuccess;
-  FillKernel<<<BlocksFor(count, kThreads), kThreads, 0, stream>>>(cos, sin, count, head_dim / 2,
-                                                                  theta);
+  Launch(FillKernel, BlocksFor(count, kThreads), kThreads, 0, stream, cos, sin, count, head_dim / 2,
+         theta);
   return cudaGetLastError();
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/router.h"
 
 namespace espalier::kernels::cuda {
@@ -100,6 +101,7 @@ __device__ void ChooseTop(const RouterArgs& args, int lane, const Experts<kMine>
 
 template <int kMine>
 __global__ void __launch_bounds__(kThreads) RouterKernel(RouterArgs args) {
+  AwaitPrevious();
   const int lane = threadIdx.x % 32;
   const int64_t token = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (token >= args.tokens) return;
@@ -142,6 +144,7 @@ __device__ void Shares(const Experts<kMine>& mine, const int32_t* route_counts, 
 template <typename T, int kMine>
 __global__ void __launch_bounds__(kThreads)
     BackwardKernel(RouterBackwardArgs<T> args, float scale) {
+  AwaitPrevious();
   const RouterArgs& forward = args.forward;
   const int lane = threadIdx.x % 32;
   const int64_t token = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
@@ -211,6 +214,7 @@ __global__ void __launch_bounds__(kThreads)
 // not masked.
 template <int kMine>
 __global__ void __launch_bounds__(kThreads) ShareKernel(RouterArgs args, float* partials) {
+  AwaitPrevious();
   __shared__ float sums[kWarps][32 * kMine];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   float total[kMine] = {};
@@ -239,6 +243,7 @@ __global__ void __launch_bounds__(kThreads) ShareKernel(RouterArgs args, float* 
 __global__ void __launch_bounds__(kThreads)
     LossKernel(RouterArgs args, const int32_t* route_counts, const float* partials, int shares,
                double scale, float* loss) {
+  AwaitPrevious();
   __shared__ double shared[kWarps];
   double sum = 0, alive = 0;
   for (int expert = threadIdx.x; expert < args.experts; expert += kThreads) {
@@ -281,7 +286,7 @@ cudaError_t Router(const RouterArgs& args, cudaStream_t stream) {
   if (!Valid(args)) return cudaErrorInvalidValue;
   if (args.tokens == 0) return cudaSuccess;
   WithExpertsOfALane(args.experts, [&](auto mine) {
-    RouterKernel<mine.value><<<BlocksFor(args.tokens, kWarps), kThreads, 0, stream>>>(args);
+    Launch(RouterKernel<mine.value>, BlocksFor(args.tokens, kWarps), kThreads, 0, stream, args);
   });
   return cudaGetLastError();
 }
@@ -292,8 +297,8 @@ cudaError_t RouterBackward(const RouterBackwardArgs<T>& args, cudaStream_t strea
   if (args.forward.tokens == 0) return cudaSuccess;
   const float scale = static_cast<float>(args.aux_scale * PerCount(args.forward));
   WithExpertsOfALane(args.forward.experts, [&](auto mine) {
-    BackwardKernel<T, mine.value>
-        <<<BlocksFor(args.forward.tokens, kWarps), kThreads, 0, stream>>>(args, scale);
+    Launch(BackwardKernel<T, mine.value>, BlocksFor(args.forward.tokens, kWarps), kThreads, 0,
+           stream, args, scale);
   });
   return cudaGetLastError();
 }
@@ -304,11 +309,11 @@ cudaError_t AddAuxiliaryLoss(const RouterArgs& args, const int32_t* route_counts
   if (args.tokens == 0) return cudaSuccess;
   const unsigned shares = std::min<unsigned>(kAuxPartials, BlocksFor(args.tokens, kWarps));
   WithExpertsOfALane(args.experts, [&](auto mine) {
-    ShareKernel<mine.value><<<shares, kThreads, 0, stream>>>(args, partials);
+    Launch(ShareKernel<mine.value>, shares, kThreads, 0, stream, args, partials);
   });
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
-  LossKernel<<<1, kThreads, 0, stream>>>(args, route_counts, partials, static_cast<int>(shares),
-                                         PerCount(args), loss);
+  Launch(LossKernel, 1, kThreads, 0, stream, args, route_counts, partials, static_cast<int>(shares),
+         PerCount(args), loss);
   return cudaGetLastError();
 }
 

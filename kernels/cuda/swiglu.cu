@@ -1,6 +1,7 @@
 // SwiGLU with the weight of the row: forward by vectors, backward a warp a row for the sake of the
 // weight's gradient.
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/swiglu.h"
 
 namespace espalier::kernels::cuda {
@@ -11,8 +12,8 @@ constexpr int kWarps = kThreads / 32;
 
 template <typename T, int kV>
 __global__ void __launch_bounds__(kThreads)
-    ForwardKernel(const T* __restrict__ gate_up, const float* __restrict__ row_weight,
-                  T* __restrict__ h, int64_t inner, RowTiles tiles) {
+    ForwardKernel(const T* gate_up, const float* row_weight, T* h, int64_t inner, RowTiles tiles) {
+  AwaitPrevious();
   const uint32_t size = tiles.size();
 #pragma unroll 2
   for (uint32_t item = threadIdx.x; item < size; item += kThreads) {
@@ -33,6 +34,7 @@ constexpr int kUnroll = 2;  // vectors that a lane has in flight
 
 template <typename T, int kV>
 __global__ void __launch_bounds__(kThreads) BackwardKernel(SwigluBackwardArgs<T> args) {
+  AwaitPrevious();
   const int lane = threadIdx.x % 32;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (row >= args.rows) return;
@@ -88,12 +90,12 @@ cudaError_t Swiglu(const T* gate_up, const float* row_weight, T* h, int64_t rows
   if (rows == 0 || inner == 0) return cudaSuccess;
   if (inner % kV == 0 && Aligned16({gate_up, h})) {
     const RowTiles tiles(rows, inner / kV);
-    ForwardKernel<T, kV>
-        <<<tiles.blocks(), kThreads, 0, stream>>>(gate_up, row_weight, h, inner, tiles);
+    Launch(ForwardKernel<T, kV>, tiles.blocks(), kThreads, 0, stream, gate_up, row_weight, h, inner,
+           tiles);
   } else {
     const RowTiles tiles(rows, inner);
-    ForwardKernel<T, 1>
-        <<<tiles.blocks(), kThreads, 0, stream>>>(gate_up, row_weight, h, inner, tiles);
+    Launch(ForwardKernel<T, 1>, tiles.blocks(), kThreads, 0, stream, gate_up, row_weight, h, inner,
+           tiles);
   }
   return cudaGetLastError();
 }
@@ -104,9 +106,9 @@ cudaError_t SwigluBackward(const SwigluBackwardArgs<T>& args, cudaStream_t strea
   if (args.rows == 0) return cudaSuccess;
   const unsigned blocks = BlocksFor(args.rows, kWarps);
   if (args.inner % kV == 0 && Aligned16({args.gate_up, args.dh, args.dgate_up})) {
-    BackwardKernel<T, kV><<<blocks, kThreads, 0, stream>>>(args);
+    Launch(BackwardKernel<T, kV>, blocks, kThreads, 0, stream, args);
   } else {
-    BackwardKernel<T, 1><<<blocks, kThreads, 0, stream>>>(args);
+    Launch(BackwardKernel<T, 1>, blocks, kThreads, 0, stream, args);
   }
   return cudaGetLastError();
 }

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/device_facts.h"
 #include "kernels/cuda/hopper/grouped_kernel.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace espalier::kernels::cuda::hopper {
 namespace {
@@ -63,7 +64,7 @@ cudaError_t Launch(const CUtensorMap& a, const CUtensorMap& b, const CUtensorMap
   if (const cudaError_t error = CurrentDeviceFacts(facts); error != cudaSuccess) return error;
   const int blocks = facts.multiprocessors / kClusterSize * kClusterSize;
   if (blocks * 8 > kGradientSquares) return cudaErrorInvalidValue;  // a computing warp has a place in `squares`
-  GroupedKernel<Config><<<blocks, kThreads, kSharedBytes, stream>>>(a, b, out, params);
+  cuda::Launch(GroupedKernel<Config>, blocks, kThreads, kSharedBytes, stream, a, b, out, params);
   return cudaGetLastError();
 }
 

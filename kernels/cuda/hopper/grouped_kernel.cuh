@@ -6,6 +6,7 @@
 #include "kernels/cuda/hopper/grouped_schedule.cuh"
 #include "kernels/cuda/hopper/grouped_store.cuh"
 #include "kernels/cuda/hopper/wgmma.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace espalier::kernels::cuda::hopper {
 
@@ -185,6 +186,7 @@ __global__ void __cluster_dims__(kClusterSize, 1, 1) __launch_bounds__(kThreads,
     PrefetchMap(&map_b);
     PrefetchMap(&map_out);
   }
+  AwaitPrevious();  // what stands above reads nothing of the device's memory
   ScheduleSetup<Config>(offsets, units, params);  // its __syncthreads() publishes the barriers
   ClusterSync();
 

@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_cudnn.h"
+#include "kernels/cuda/norm.h"
 #include "kernels/cuda/runtime.h"
 
 namespace espalier::model {
@@ -45,7 +46,10 @@ struct CudaScratch {
   Buffer<T> dlogits;              // [N, E]
   Buffer<T> padded_qkv, padded_out, padded_dout, padded_dqkv;
   Buffer<float> delta, drow_weight, slot_weight;
-  Buffer<float> norm_partials, qk_norm_partials, aux_partials;
+  // Shares of the gradients of norms' weights: of a layer's four, added together at its end.
+  Buffer<float> norm_partials[kernels::cuda::kNormSharesMax];
+  kernels::cuda::NormShares<T> norm_shares[kernels::cuda::kNormSharesMax];
+  Buffer<float> aux_partials;
   Buffer<int32_t> plan;
 };
 

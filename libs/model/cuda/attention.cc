@@ -149,11 +149,35 @@ absl::Status CudaModel<T>::AttendBackward(const CudaPass<T>& pass, CudaActivatio
   }
 }
 
-// Queries and keys of the fused rows are normalised where they stand; training keeps what was projected.
 template <typename T>
-absl::Status CudaModel<T>::NormQueriesAndKeys(const CudaPass<T>& pass, int layer,
-                                              CudaActivations<T>& act) {
-  if (config_.qk_norm == QkNorm::kNone) return absl::OkStatus();
+kernels::cuda::RopeAngles CudaModel<T>::Angles(const CudaPass<T>& pass) const {
+  return {.positions = pass.positions,
+          .cos = rope_cos_.data(),
+          .sin = rope_sin_.data(),
+          .head_dim = config_.head_dim};
+}
+
+// Queries and keys of `rows` by themselves, where no norm goes before.
+template <typename T>
+absl::Status CudaModel<T>::Turn(const CudaPass<T>& pass, T* rows, bool backward) {
+  RETURN_IF_CUDA_ERROR(kernels::cuda::Rope<T>({.x = rows,
+                                               .rows = pass.tokens,
+                                               .row_stride = qkv_width(),
+                                               .heads = config_.heads + config_.kv_heads,
+                                               .head_dim = config_.head_dim,
+                                               .positions = pass.positions,
+                                               .cos = rope_cos_.data(),
+                                               .sin = rope_sin_.data(),
+                                               .backward = backward},
+                                              stream_));
+  return absl::OkStatus();
+}
+
+// Queries and keys of the fused rows are normalised and turned where they stand; training keeps what was projected.
+template <typename T>
+absl::Status CudaModel<T>::PlaceQueriesAndKeys(const CudaPass<T>& pass, int layer,
+                                               CudaActivations<T>& act) {
+  if (config_.qk_norm == QkNorm::kNone) return Turn(pass, act.qkv.data(), /*backward=*/false);
   const bool head = config_.qk_norm == QkNorm::kHead;
   const DeviceLayer& places = weights_.layers[layer];
   const auto norm = [&](T* x, const Slice& weight, int heads, Buffer<T>& raw,
@@ -172,7 +196,8 @@ absl::Status CudaModel<T>::NormQueriesAndKeys(const CudaPass<T>& pass, int layer
                                   .row_stride = qkv_width(),
                                   .segments = head ? heads : 1,
                                   .width = head ? config_.head_dim : width,
-                                  .eps = static_cast<float>(config_.rms_eps)},
+                                  .eps = static_cast<float>(config_.rms_eps),
+                                  .angles = Angles(pass)},
                                  stream_));
     return absl::OkStatus();
   };
@@ -182,31 +207,34 @@ absl::Status CudaModel<T>::NormQueriesAndKeys(const CudaPass<T>& pass, int layer
 }
 
 template <typename T>
-absl::Status CudaModel<T>::NormQueriesAndKeysBackward(int64_t tokens, int layer,
-                                                      CudaActivations<T>& act, T* dqkv) {
-  if (config_.qk_norm == QkNorm::kNone) return absl::OkStatus();
+absl::Status CudaModel<T>::PlaceQueriesAndKeysBackward(const CudaPass<T>& pass, int layer,
+                                                       CudaActivations<T>& act, T* dqkv) {
+  if (config_.qk_norm == QkNorm::kNone) return Turn(pass, dqkv, /*backward=*/true);
   const bool head = config_.qk_norm == QkNorm::kHead;
   const DeviceLayer& places = weights_.layers[layer];
   const auto norm = [&](T* dx, const Slice& weight, int heads, const Buffer<T>& raw,
-                        const Buffer<float>& rstd) -> absl::Status {
+                        const Buffer<float>& rstd, int which) -> absl::Status {
     const int64_t width = head ? config_.head_dim : int64_t{heads} * config_.head_dim;
-    RETURN_IF_ERROR(scratch_.qk_norm_partials.Reserve(kernels::cuda::kQkNormPartials * width));
+    Buffer<float>& partials = scratch_.norm_partials[which];
+    RETURN_IF_ERROR(partials.Reserve(kernels::cuda::kQkNormPartials * width));
     RETURN_IF_CUDA_ERROR(
         kernels::cuda::QkNormBackward<T>({.dx = dx,
                                           .raw = raw.data(),
                                           .rstd = rstd.data(),
                                           .weight = weights_.dense.value(weight),
                                           .dweight = weights_.dense.gradient(weight),
-                                          .partials = scratch_.qk_norm_partials.data(),
-                                          .rows = tokens,
+                                          .partials = partials.data(),
+                                          .rows = pass.tokens,
                                           .row_stride = qkv_width(),
                                           .segments = head ? heads : 1,
-                                          .width = width},
+                                          .width = width,
+                                          .angles = Angles(pass),
+                                          .later = &scratch_.norm_shares[which]},
                                          stream_));
     return absl::OkStatus();
   };
-  RETURN_IF_ERROR(norm(dqkv, places.q_norm, config_.heads, act.q_raw, act.q_rstd));
-  return norm(dqkv + q_width(), places.k_norm, config_.kv_heads, act.k_raw, act.k_rstd);
+  RETURN_IF_ERROR(norm(dqkv, places.q_norm, config_.heads, act.q_raw, act.q_rstd, kSharesOfQuery));
+  return norm(dqkv + q_width(), places.k_norm, config_.kv_heads, act.k_raw, act.k_rstd, kSharesOfKey);
 }
 
 template <typename T>
@@ -215,31 +243,11 @@ absl::Status CudaModel<T>::AttentionForward(const CudaPass<T>& pass, int layer,
   RETURN_IF_ERROR(timeline_->Mark(&seconds_.attention));
   const DeviceLayer& places = weights_.layers[layer];
   const int64_t n = pass.tokens, width = config_.width;
-  RETURN_IF_ERROR(act.h1.Reserve(n * width));
-  RETURN_IF_ERROR(act.rstd1.Reserve(n));
   RETURN_IF_ERROR(act.qkv.Reserve(n * qkv_width()));
   RETURN_IF_ERROR(act.attended.Reserve(n * q_width()));
   RETURN_IF_ERROR(act.x_mid.Reserve(n * width));
-  RETURN_IF_CUDA_ERROR(
-      kernels::cuda::RmsNorm<T>({.x = act.x.data(),
-                                 .weight = weights_.dense.value(places.input_norm),
-                                 .y = act.h1.data(),
-                                 .rstd = act.rstd1.data(),
-                                 .rows = n,
-                                 .width = width,
-                                 .eps = static_cast<float>(config_.rms_eps)},
-                                stream_));
   RETURN_IF_ERROR(Linear(act.h1.data(), places.qkv, act.qkv.data(), n, qkv_width(), width));
-  RETURN_IF_ERROR(NormQueriesAndKeys(pass, layer, act));
-  RETURN_IF_CUDA_ERROR(kernels::cuda::Rope<T>({.x = act.qkv.data(),
-                                               .rows = n,
-                                               .row_stride = qkv_width(),
-                                               .heads = config_.heads + config_.kv_heads,
-                                               .head_dim = config_.head_dim,
-                                               .positions = pass.positions,
-                                               .cos = rope_cos_.data(),
-                                               .sin = rope_sin_.data()},
-                                              stream_));
+  RETURN_IF_ERROR(PlaceQueriesAndKeys(pass, layer, act));
   if (!pass.caches.empty()) {
     const int64_t kv_width = int64_t{config_.kv_heads} * config_.head_dim;
     RETURN_IF_CUDA_ERROR(kernels::cuda::AppendToCache<T>(
@@ -263,17 +271,7 @@ absl::Status CudaModel<T>::AttentionBackward(const CudaPass<T>& pass, int layer,
   RETURN_IF_ERROR(
       LinearBackward(dx, act.attended.data(), places.o, dattended, n, width, q_width(), false));
   RETURN_IF_ERROR(AttendBackward(pass, act, dattended, dqkv));
-  RETURN_IF_CUDA_ERROR(kernels::cuda::Rope<T>({.x = dqkv,
-                                               .rows = n,
-                                               .row_stride = qkv_width(),
-                                               .heads = config_.heads + config_.kv_heads,
-                                               .head_dim = config_.head_dim,
-                                               .positions = pass.positions,
-                                               .cos = rope_cos_.data(),
-                                               .sin = rope_sin_.data(),
-                                               .backward = true},
-                                              stream_));
-  RETURN_IF_ERROR(NormQueriesAndKeysBackward(n, layer, act, dqkv));
+  RETURN_IF_ERROR(PlaceQueriesAndKeysBackward(pass, layer, act, dqkv));
   RETURN_IF_ERROR(LinearBackward(dqkv, act.h1.data(), places.qkv, dh, n, qkv_width(), width, false));
   RETURN_IF_CUDA_ERROR(kernels::cuda::RmsNormBackward<T>(
       {.dy = dh,
@@ -283,10 +281,12 @@ absl::Status CudaModel<T>::AttentionBackward(const CudaPass<T>& pass, int layer,
        .residual = dx,
        .dx = dx,
        .dweight = weights_.dense.gradient(places.input_norm),
-       .partials = scratch_.norm_partials.data(),
+       .partials = scratch_.norm_partials[kSharesOfInput].data(),
        .rows = n,
-       .width = width},
+       .width = width,
+       .later = &scratch_.norm_shares[kSharesOfInput]},
       stream_));
+  RETURN_IF_CUDA_ERROR(kernels::cuda::AddNormShares<T>(scratch_.norm_shares, stream_));
   return absl::OkStatus();
 }
 

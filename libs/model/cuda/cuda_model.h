@@ -9,6 +9,7 @@
 #include "kernels/cuda/attention_cudnn.h"
 #include "kernels/cuda/grouped.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/qk_norm.h"
 #include "kernels/cuda/router.h"
 #include "kernels/cuda/runtime.h"
 #include "libs/base/status_macros.h"
@@ -62,6 +63,14 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
 
  private:
   enum class Keep { kAllLayers, kNothing };
+  // The norm that reads a layer's output: the next layer's first, or the last one of all.
+  struct NextNorm {
+    const T* weight;
+    T* y;
+    float* rstd;
+  };
+  // Places of a layer's norms among scratch_.norm_shares.
+  enum { kSharesOfInput, kSharesOfPost, kSharesOfQuery, kSharesOfKey };
   using Product = kernels::Product;
 
   CudaModel(const ModelConfig& config, const ExpertLayout& layout, collective::Communicator* communicator,
@@ -95,6 +104,9 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   absl::Status PlanPadding(std::span<const int64_t> starts, CudaPass<T>& pass);
   absl::Status ReserveRope(int64_t positions);
   absl::Status UploadTables();
+  // Reserves room for layer's normalised input, or behind the last layer for the hidden states.
+  absl::StatusOr<NextNorm> NormBefore(int layer, int64_t tokens, Keep keep);
+  absl::Status Norm(const T* x, const NextNorm& norm, int64_t rows);
   absl::Status RunLayers(const CudaPass<T>& pass, std::span<const int32_t> tokens, Keep keep);
   absl::Status RunLayersBackward(const CudaPass<T>& pass, std::span<const int32_t> tokens, float aux_scale);
   absl::Status EmbeddingGradient(std::span<const int32_t> tokens, const T* dx);
@@ -110,21 +122,26 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   absl::Status ClearGradients();
 
   // attention.cc
+  // From act.h1, the normalised input, on.
   absl::Status AttentionForward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
   absl::Status AttentionBackward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, T* dx);
-  absl::Status NormQueriesAndKeys(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
-  absl::Status NormQueriesAndKeysBackward(int64_t tokens, int layer, CudaActivations<T>& act, T* dqkv);
+  kernels::cuda::RopeAngles Angles(const CudaPass<T>& pass) const;
+  absl::Status Turn(const CudaPass<T>& pass, T* rows, bool backward);
+  absl::Status PlaceQueriesAndKeys(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
+  absl::Status PlaceQueriesAndKeysBackward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, T* dqkv);
   absl::Status Attend(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
   absl::Status AttendBackward(const CudaPass<T>& pass, CudaActivations<T>& act, const T* dattended, T* dqkv);
   kernels::cuda::AttentionArgs<T> PlainArgs(const CudaPass<T>& pass, const CudaActivations<T>& act) const;
 
   // feed_forward.cc
-  absl::Status FeedForwardForward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, T* x_out);
+  // Also normalises x_out for what comes after the layer.
+  absl::Status FeedForwardForward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, T* x_out, const NextNorm& next);
   absl::Status FeedForwardBackward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, T* dx, float aux_scale);
   absl::Status DenseForward(int64_t tokens, int layer, CudaActivations<T>& act, const T* residual, T* x_out);
   absl::Status DenseBackward(int64_t tokens, int layer, CudaActivations<T>& act, const T* dx, T* dh2, bool add);
   absl::Status Route(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
-  absl::Status MoeForward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* residual, T* x_out);
+  absl::Status MoeForward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* residual, T* x_out,
+                          const NextNorm& next);
   // Writes the router's part of the gradient to dh2; the experts' is the sum over each token's slots of *slot_rows.
   absl::Status MoeBackward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* dx, T* dh2, float aux_scale,
                            const T** slot_rows);

@@ -1,4 +1,4 @@
-// Slices are added in the order in which a pass reads them.
+// Matrices are added in the order in which a pass reads them.
 #include "libs/model/cuda/device_weights.h"
 
 #include <cuda_bf16.h>
@@ -28,14 +28,8 @@ absl::StatusOr<DeviceWeights<T>> PlaceWeights(const ModelConfig& config,
   for (int layer = 0; layer < config.layers; ++layer) {
     const LayerWeights<float>& shape = shapes.layers[layer];
     DeviceLayer& places = weights.layers.emplace_back();
-    places.input_norm = weights.dense.Add(width);
     places.qkv = weights.dense.Add((q_width + 2 * kv_width) * width);
     places.o = weights.dense.Add(width * q_width);
-    if (config.qk_norm != QkNorm::kNone) {
-      places.q_norm = weights.dense.Add(shape.q_norm.size());
-      places.k_norm = weights.dense.Add(shape.k_norm.size());
-    }
-    places.post_norm = weights.dense.Add(width);
     places.router = weights.dense.Add(shape.router.size());
     if (shape.dense.present()) {
       places.dense_width = shape.dense.gate.shape[0];
@@ -43,7 +37,18 @@ absl::StatusOr<DeviceWeights<T>> PlaceWeights(const ModelConfig& config,
       places.dense_down = weights.dense.Add(places.dense_width * width);
     }
   }
+  // All norms side by side: the optimizer takes them in one go.
   weights.final_norm = weights.dense.Add(width);
+  for (int layer = 0; layer < config.layers; ++layer) {
+    const LayerWeights<float>& shape = shapes.layers[layer];
+    DeviceLayer& places = weights.layers[layer];
+    places.input_norm = weights.dense.Add(width);
+    places.post_norm = weights.dense.Add(width);
+    if (config.qk_norm == QkNorm::kNone) continue;
+    places.q_norm = weights.dense.Add(shape.q_norm.size());
+    places.k_norm = weights.dense.Add(shape.k_norm.size());
+  }
+  weights.norms = {weights.final_norm.offset, weights.dense.size() - weights.final_norm.offset};
   weights.lm_head = shapes.lm_head.shape.empty() ? weights.embedding
                                                  : weights.dense.Add(shapes.lm_head.size());
   RETURN_IF_ERROR(weights.dense.Allocate(stream));

@@ -27,6 +27,7 @@ template <typename T>
 struct DeviceWeights {
   Arena<T> dense;
   Slice embedding, lm_head, final_norm;  // lm_head is embedding when tied
+  Slice norms;                           // every norm's weight, the final one's too; nothing else
   std::vector<DeviceLayer> layers;
   std::vector<Arena<T>> experts;  // by layer; empty for dense layers
 };

@@ -154,7 +154,7 @@ absl::Status CudaModel<T>::ExpertGradient(int layer, int which, const T* a, cons
 
 template <typename T>
 absl::Status CudaModel<T>::MoeForward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act,
-                                      const T* residual, T* x_out) {
+                                      const T* residual, T* x_out, const NextNorm& next) {
   const int64_t n = pass.tokens, width = config_.width, inner = config_.expert_width,
                 slots = n * config_.top_k;
   const DeviceLayer& places = weights_.layers[layer];
@@ -202,14 +202,20 @@ absl::Status CudaModel<T>::MoeForward(const CudaPass<T>& pass, int layer, CudaAc
     RETURN_IF_CUDA_ERROR(kernels::cuda::AddOutputNorms<T>(
         out, act.slot.data(), act.choice.data(), slots, width, norm_sums(layer), stream_));
   }
-  RETURN_IF_CUDA_ERROR(kernels::cuda::SumSlots<T>({.rows = out,
-                                                   .slot = act.slot.data(),
-                                                   .residual = residual,
-                                                   .out = x_out,
-                                                   .tokens = n,
-                                                   .width = width,
-                                                   .top_k = config_.top_k},
-                                                  stream_));
+  // The sum over slots is what the next norm reads: both in one pass.
+  RETURN_IF_CUDA_ERROR(
+      kernels::cuda::RmsNorm<T>({.x = residual,
+                                 .weight = next.weight,
+                                 .y = next.y,
+                                 .rstd = next.rstd,
+                                 .rows = n,
+                                 .width = width,
+                                 .eps = static_cast<float>(config_.rms_eps),
+                                 .slot_rows = out,
+                                 .slot = act.slot.data(),
+                                 .top_k = config_.top_k,
+                                 .sum = x_out},
+                                stream_));
   return absl::OkStatus();
 }
 
@@ -288,27 +294,22 @@ absl::Status CudaModel<T>::MoeBackward(const CudaPass<T>& pass, int layer, CudaA
 
 template <typename T>
 absl::Status CudaModel<T>::FeedForwardForward(const CudaPass<T>& pass, int layer,
-                                              CudaActivations<T>& act, T* x_out) {
+                                              CudaActivations<T>& act, T* x_out,
+                                              const NextNorm& next) {
   RETURN_IF_ERROR(timeline_->Mark(&seconds_.combine));
   const DeviceLayer& places = weights_.layers[layer];
   const int64_t n = pass.tokens, width = config_.width;
   RETURN_IF_ERROR(act.h2.Reserve(n * width));
   RETURN_IF_ERROR(act.rstd2.Reserve(n));
-  RETURN_IF_CUDA_ERROR(
-      kernels::cuda::RmsNorm<T>({.x = act.x_mid.data(),
-                                 .weight = weights_.dense.value(places.post_norm),
-                                 .y = act.h2.data(),
-                                 .rstd = act.rstd2.data(),
-                                 .rows = n,
-                                 .width = width,
-                                 .eps = static_cast<float>(config_.rms_eps)},
-                                stream_));
+  RETURN_IF_ERROR(Norm(act.x_mid.data(),
+                       {weights_.dense.value(places.post_norm), act.h2.data(), act.rstd2.data()}, n));
   const T* residual = act.x_mid.data();
   if (places.dense_width > 0) {
     RETURN_IF_ERROR(DenseForward(n, layer, act, residual, x_out));
     residual = x_out;
   }
-  return config_.IsMoe(layer) ? MoeForward(pass, layer, act, residual, x_out) : absl::OkStatus();
+  return config_.IsMoe(layer) ? MoeForward(pass, layer, act, residual, x_out, next)
+                              : Norm(x_out, next, n);
 }
 
 template <typename T>
@@ -331,19 +332,21 @@ absl::Status CudaModel<T>::FeedForwardBackward(const CudaPass<T>& pass, int laye
        .residual = dx,
        .dx = dx,
        .dweight = weights_.dense.gradient(places.post_norm),
-       .partials = scratch_.norm_partials.data(),
+       .partials = scratch_.norm_partials[kSharesOfPost].data(),
        .rows = n,
        .width = width,
        .slot_rows = slot_rows,
        .slot = moe ? act.slot.data() : nullptr,
-       .top_k = config_.top_k},
+       .top_k = config_.top_k,
+       .later = &scratch_.norm_shares[kSharesOfPost]},
       stream_));
   return absl::OkStatus();
 }
 
 #define ESPALIER_INSTANTIATE(T)                                                                  \
   template absl::Status CudaModel<T>::FeedForwardForward(const CudaPass<T>&, int,                \
-                                                         CudaActivations<T>&, T*);               \
+                                                         CudaActivations<T>&, T*,                \
+                                                         const NextNorm&);                       \
   template absl::Status CudaModel<T>::FeedForwardBackward(const CudaPass<T>&, int,               \
                                                           CudaActivations<T>&, T*, float);
 ESPALIER_INSTANTIATE(float)

@@ -177,6 +177,34 @@ absl::Status CudaModel<T>::TakeRoutes(const CudaPass<T>& pass, int layer,
 }
 
 template <typename T>
+absl::StatusOr<typename CudaModel<T>::NextNorm> CudaModel<T>::NormBefore(int layer, int64_t tokens,
+                                                                         Keep keep) {
+  if (layer == config_.layers) {
+    RETURN_IF_ERROR(hidden_.Reserve(tokens * config_.width));
+    RETURN_IF_ERROR(last_rstd_.Reserve(tokens));
+    return NextNorm{weights_.dense.value(weights_.final_norm), hidden_.data(), last_rstd_.data()};
+  }
+  CudaActivations<T>& act = activations(layer, keep);
+  RETURN_IF_ERROR(act.h1.Reserve(tokens * config_.width));
+  RETURN_IF_ERROR(act.rstd1.Reserve(tokens));
+  return NextNorm{weights_.dense.value(weights_.layers[layer].input_norm), act.h1.data(),
+                  act.rstd1.data()};
+}
+
+template <typename T>
+absl::Status CudaModel<T>::Norm(const T* x, const NextNorm& norm, int64_t rows) {
+  RETURN_IF_CUDA_ERROR(kernels::cuda::RmsNorm<T>({.x = x,
+                                                  .weight = norm.weight,
+                                                  .y = norm.y,
+                                                  .rstd = norm.rstd,
+                                                  .rows = rows,
+                                                  .width = config_.width,
+                                                  .eps = static_cast<float>(config_.rms_eps)},
+                                                 stream_));
+  return absl::OkStatus();
+}
+
+template <typename T>
 absl::Status CudaModel<T>::RunLayers(const CudaPass<T>& pass, std::span<const int32_t> tokens,
                                      Keep keep) {
   const int64_t elements = pass.tokens * config_.width;
@@ -186,29 +214,21 @@ absl::Status CudaModel<T>::RunLayers(const CudaPass<T>& pass, std::span<const in
   RETURN_IF_CUDA_ERROR(kernels::cuda::Embed<T>(weights_.dense.value(weights_.embedding),
                                                tokens_.data(), first.x.data(), pass.tokens,
                                                config_.width, stream_));
+  ASSIGN_OR_RETURN(const NextNorm first_norm, NormBefore(0, pass.tokens, keep));
+  RETURN_IF_ERROR(Norm(first.x.data(), first_norm, pass.tokens));
   RETURN_IF_ERROR(last_x_.Reserve(elements));
   for (int layer = 0; layer < config_.layers; ++layer) {
     CudaActivations<T>& act = activations(layer, keep);
     RETURN_IF_ERROR(GiveRoutes(pass, layer, act));
     RETURN_IF_ERROR(AttentionForward(pass, layer, act));
-    // With one set of activations for all layers, x is free once x_mid is made.
+    // With one set of activations for all layers, x and h1 are free once x_mid is made.
     Buffer<T>& next = layer + 1 < config_.layers ? activations(layer + 1, keep).x : last_x_;
     RETURN_IF_ERROR(next.Reserve(elements));
-    RETURN_IF_ERROR(FeedForwardForward(pass, layer, act, next.data()));
+    ASSIGN_OR_RETURN(const NextNorm norm, NormBefore(layer + 1, pass.tokens, keep));
+    RETURN_IF_ERROR(FeedForwardForward(pass, layer, act, next.data(), norm));
     RETURN_IF_ERROR(TakeRoutes(pass, layer, act));
   }
-  RETURN_IF_ERROR(timeline_->Mark(&seconds_.head));
-  RETURN_IF_ERROR(hidden_.Reserve(elements));
-  RETURN_IF_ERROR(last_rstd_.Reserve(pass.tokens));
-  RETURN_IF_CUDA_ERROR(kernels::cuda::RmsNorm<T>({.x = last_x_.data(),
-                                                  .weight = weights_.dense.value(weights_.final_norm),
-                                                  .y = hidden_.data(),
-                                                  .rstd = last_rstd_.data(),
-                                                  .rows = pass.tokens,
-                                                  .width = config_.width,
-                                                  .eps = static_cast<float>(config_.rms_eps)},
-                                                 stream_));
-  return absl::OkStatus();
+  return timeline_->Mark(&seconds_.head);
 }
 
 template <typename T>
@@ -216,8 +236,10 @@ absl::Status CudaModel<T>::RunLayersBackward(const CudaPass<T>& pass,
                                              std::span<const int32_t> tokens, float aux_scale) {
   const int64_t elements = pass.tokens * config_.width;
   RETURN_IF_ERROR(dx_.Reserve(elements));
-  RETURN_IF_ERROR(
-      scratch_.norm_partials.Reserve(int64_t{kernels::cuda::kNormPartials} * config_.width));
+  for (const int which : {kSharesOfInput, kSharesOfPost}) {
+    RETURN_IF_ERROR(scratch_.norm_partials[which].Reserve(int64_t{kernels::cuda::kNormPartials} *
+                                                          config_.width));
+  }
   RETURN_IF_CUDA_ERROR(kernels::cuda::RmsNormBackward<T>(
       {.dy = dhidden_.data(),
        .x = last_x_.data(),
@@ -225,7 +247,7 @@ absl::Status CudaModel<T>::RunLayersBackward(const CudaPass<T>& pass,
        .rstd = last_rstd_.data(),
        .dx = dx_.data(),
        .dweight = weights_.dense.gradient(weights_.final_norm),
-       .partials = scratch_.norm_partials.data(),
+       .partials = scratch_.norm_partials[kSharesOfInput].data(),
        .rows = pass.tokens,
        .width = config_.width},
       stream_));
@@ -402,6 +424,7 @@ absl::Status CudaModel<T>::ClearGradients() {
   template absl::StatusOr<CudaPass<T>> CudaModel<T>::PackedPass(const Batch&);                   \
   template absl::Status CudaModel<T>::ReserveRope(int64_t);                                      \
   template absl::Status CudaModel<T>::UploadTables();                                            \
+  template absl::Status CudaModel<T>::Norm(const T*, const NextNorm&, int64_t);                  \
   template absl::Status CudaModel<T>::RunLayers(const CudaPass<T>&, std::span<const int32_t>,    \
                                                 Keep);                                           \
   template absl::Status CudaModel<T>::FetchCounts();                                             \

@@ -77,13 +77,10 @@ absl::Status CudaModel<T>::Apply(const AdamWStep& step) {
   const Arena<T>& dense = weights_.dense;
   RETURN_IF_ERROR(update(dense, weights_.embedding, true));
   if (!config_.tie_embeddings) RETURN_IF_ERROR(update(dense, weights_.lm_head, true));
-  RETURN_IF_ERROR(update(dense, weights_.final_norm, false));
+  RETURN_IF_ERROR(update(dense, weights_.norms, false));
   const int64_t matrix = int64_t{config_.expert_width} * config_.width;
   for (int layer = 0; layer < config_.layers; ++layer) {
     const DeviceLayer& places = weights_.layers[layer];
-    for (const Slice& norm : {places.input_norm, places.post_norm, places.q_norm, places.k_norm}) {
-      RETURN_IF_ERROR(update(dense, norm, false));
-    }
     for (const Slice& matrix_slice :
          {places.qkv, places.o, places.dense_gate_up, places.dense_down}) {
       RETURN_IF_ERROR(update(dense, matrix_slice, true));

@@ -175,6 +175,91 @@ TYPED_TEST(NormTest, AddsTheRowsOfSlotsAsSumSlotsDoes) {
   }
 }
 
+TYPED_TEST(NormTest, NormalisesTheSumOverSlots) {
+  SKIP_WITHOUT_GPU();
+  using T = TypeParam;
+  for (const Shape shape : kShapes) {
+    for (const int top_k : {1, 5, 8}) {
+      for (const bool residual : {true, false}) {
+        SCOPED_TRACE(::testing::Message() << shape.rows << " x " << shape.width << " top " << top_k
+                                          << " residual " << residual);
+        const Inputs in = Draw<T>(shape);
+        const int64_t slots = shape.rows * top_k, size = shape.rows * shape.width;
+        const Device<T> x(in.x), weight(in.weight), rows(RandomValues<T>(slots * shape.width)),
+            sum(size), y(size), sum_alone(size), y_alone(size);
+        const Device<float> rstd(shape.rows), rstd_alone(shape.rows);
+        const Device<int32_t> slot(RandomOrder(slots));
+        const T* base = residual ? x.get() : nullptr;
+        ASSERT_EQ(cudaSuccess, SumSlots<T>({.rows = rows.get(),
+                                            .slot = slot.get(),
+                                            .residual = base,
+                                            .out = sum_alone.get(),
+                                            .tokens = shape.rows,
+                                            .width = shape.width,
+                                            .top_k = top_k},
+                                           nullptr));
+        ASSERT_EQ(cudaSuccess, RmsNorm<T>({.x = sum_alone.get(),
+                                           .weight = weight.get(),
+                                           .y = y_alone.get(),
+                                           .rstd = rstd_alone.get(),
+                                           .rows = shape.rows,
+                                           .width = shape.width},
+                                          nullptr));
+        ASSERT_EQ(cudaSuccess, RmsNorm<T>({.x = base,
+                                           .weight = weight.get(),
+                                           .y = y.get(),
+                                           .rstd = rstd.get(),
+                                           .rows = shape.rows,
+                                           .width = shape.width,
+                                           .slot_rows = rows.get(),
+                                           .slot = slot.get(),
+                                           .top_k = top_k,
+                                           .sum = sum.get()},
+                                          nullptr));
+        EXPECT_TRUE(SameBits(sum_alone.Raw(), sum.Raw()));
+        EXPECT_TRUE(SameBits(y_alone.Raw(), y.Raw()));
+        EXPECT_TRUE(SameBits(rstd_alone.Raw(), rstd.Raw()));
+      }
+    }
+  }
+}
+
+TYPED_TEST(NormTest, SharesOfSeveralWeightsAddUpTogetherAsAlone) {
+  SKIP_WITHOUT_GPU();
+  using T = TypeParam;
+  const Shape shapes[] = {{300, 768}, {5, 33}, {1100, 2048}};
+  NormShares<T> later[kNormSharesMax];  // the last one stays empty
+  std::vector<Device<T>> together, alone;
+  std::vector<Device<float>> kept;
+  for (size_t i = 0; i < std::size(shapes); ++i) {
+    const Shape shape = shapes[i];
+    const Inputs in = Draw<T>(shape);
+    const Device<T> x(in.x), weight(in.weight), dy(in.dy), dx(shape.rows * shape.width);
+    const Device<float> rstd(std::vector<float>(shape.rows, 0.5f));
+    together.emplace_back(shape.width);
+    alone.emplace_back(shape.width);
+    kept.emplace_back(kNormPartials * shape.width);
+    RmsNormBackwardArgs<T> args{.dy = dy.get(),
+                                .x = x.get(),
+                                .weight = weight.get(),
+                                .rstd = rstd.get(),
+                                .dx = dx.get(),
+                                .dweight = alone[i].get(),
+                                .partials = kept[i].get(),
+                                .rows = shape.rows,
+                                .width = shape.width};
+    ASSERT_EQ(cudaSuccess, RmsNormBackward(args, nullptr));
+    args.dweight = together[i].get();
+    args.later = &later[i];
+    ASSERT_EQ(cudaSuccess, RmsNormBackward(args, nullptr));
+    ASSERT_EQ(cudaSuccess, cudaDeviceSynchronize());  // inputs end here
+  }
+  ASSERT_EQ(cudaSuccess, AddNormShares<T>(later, nullptr));
+  for (size_t i = 0; i < std::size(shapes); ++i) {
+    EXPECT_TRUE(SameBits(alone[i].Raw(), together[i].Raw())) << i;
+  }
+}
+
 TYPED_TEST(NormTest, BackwardWithoutResidualOrRows) {
   SKIP_WITHOUT_GPU();
   using T = TypeParam;
