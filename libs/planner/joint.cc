@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <iterator>
 #include <numeric>
 
 #include "libs/observe/log.h"
@@ -36,24 +37,21 @@ PlacementOptions ToPlacement(const PlanRequest& request, size_t experts) {
   return options;
 }
 
-Draft PlanLayer(const LayerState& state, const PlanRequest& request, bool place) {
+// The layer with what `pruned` names taken away; where the rest would go best is not known yet.
+Draft StartDraft(const LayerState& state, const PlanRequest& request, std::vector<int> pruned) {
   const int rank_count = request.topology.rank_count;
   CHECK_EQ(state.experts.size(), state.loads.size());
   const bool placed = !state.ranks.empty();
   if (placed) CHECK_EQ(state.ranks.size(), state.loads.size());
-  if (!state.scores.empty()) CHECK_EQ(state.scores.size(), state.loads.size());
   Draft draft;
   LayerPlan& plan = draft.plan;
   plan.layer = state.layer;
   plan.stability = MeasureStability(state.previous_loads, state.loads);
+  plan.pruned = std::move(pruned);
   if (placed) {
     plan.max_over_mean_before = MaxOverMean(state.loads, state.ranks, rank_count);
     plan.node_max_over_mean_before =
         NodeMaxOverMean(state.loads, state.ranks, request.topology.node_of_rank);
-  }
-  if (request.prunable.contains(state.layer)) {
-    plan.pruned = SelectPruned(state.experts, state.scores.empty() ? state.loads : state.scores,
-                               request.prune);
   }
   double gone = 0;
   for (size_t i = 0; i < state.experts.size(); ++i) {
@@ -67,20 +65,52 @@ Draft PlanLayer(const LayerState& state, const PlanRequest& request, bool place)
   }
   const double total = std::accumulate(state.loads.begin(), state.loads.end(), 0.0);
   plan.pruned_load_share = total > 0 ? gone / total : 0;
-
-  draft.best = PlaceExperts(draft.loads, draft.current, ToPlacement(request, draft.loads.size()));
-  plan.lower_bound_over_mean = draft.best.lower_bound_over_mean;
   plan.replicas = AdviseReplicas(plan.experts, draft.loads, rank_count);
-  if (!placed) {
+  if (placed) draft.kept_max_over_mean = MaxOverMean(draft.loads, draft.current, rank_count);
+  return draft;
+}
+
+Draft PlanLayer(const LayerState& state, const PlanRequest& request, bool place) {
+  if (!state.scores.empty()) CHECK_EQ(state.scores.size(), state.loads.size());
+  std::vector<int> pruned;
+  if (request.prunable.contains(state.layer)) {
+    pruned = SelectPruned(state.experts, state.scores.empty() ? state.loads : state.scores,
+                          request.prune);
+  }
+  Draft draft = StartDraft(state, request, std::move(pruned));
+  draft.best = PlaceExperts(draft.loads, draft.current, ToPlacement(request, draft.loads.size()));
+  draft.plan.lower_bound_over_mean = draft.best.lower_bound_over_mean;
+  if (state.ranks.empty()) {
     // A fresh model must be put somewhere.
-    draft.kept_max_over_mean = plan.max_over_mean_before;
+    draft.kept_max_over_mean = draft.plan.max_over_mean_before;
     draft.moves_wanted = true;
     return draft;
   }
-  draft.kept_max_over_mean = MaxOverMean(draft.loads, draft.current, rank_count);
   const double kept = draft.kept_max_over_mean;
   draft.moves_wanted = place && draft.best.moves > 0 && kept > 0 &&
                        (kept - draft.best.max_over_mean) / kept >= std::max(request.min_gain, 1e-9);
+  return draft;
+}
+
+Draft TakeTarget(const LayerState& state, const PlanRequest& request, const LayerTarget* target) {
+  CHECK_EQ(state.ranks.size(), state.experts.size());
+  std::vector<int> pruned;
+  if (target != nullptr) {
+    std::set_difference(state.experts.begin(), state.experts.end(), target->experts.begin(),
+                        target->experts.end(), std::back_inserter(pruned));
+  }
+  Draft draft = StartDraft(state, request, std::move(pruned));
+  draft.plan.lower_bound_over_mean =
+      PlaceExperts(draft.loads, draft.current, ToPlacement(request, draft.loads.size()))
+          .lower_bound_over_mean;
+  if (target == nullptr) return draft;
+  CHECK(draft.plan.experts == target->experts) << "a target is a subset of its layer";
+  draft.best.ranks = target->ranks;
+  draft.best.max_over_mean =
+      MaxOverMean(draft.loads, target->ranks, request.topology.rank_count);
+  for (size_t i = 0; i < target->ranks.size(); ++i)
+    draft.best.moves += draft.current[i] != target->ranks[i] ? 1 : 0;
+  draft.moves_wanted = draft.best.moves > 0;
   return draft;
 }
 
@@ -128,7 +158,75 @@ std::string Format(const char* format, auto... values) {
   return text;
 }
 
+double ImbalanceOf(const PlanRequest& request) {
+  double sum = 0;
+  for (const LayerState& state : request.layers) {
+    sum += state.ranks.empty()
+               ? 1
+               : MaxOverMean(state.loads, state.ranks, request.topology.rank_count);
+  }
+  return sum / static_cast<double>(request.layers.size());
+}
+
+// Whether steps were measured, so that what moves save is known.
+bool Timed(const CostModel& cost) { return cost.step_seconds > 0 && cost.experts_seconds > 0; }
+
+// Settles the drafts and adds them up. `plan` has its imbalance_before.
+void AddUp(const PlanRequest& request, std::vector<Draft>* drafts, JointPlan* plan) {
+  const CostModel& cost = request.cost;
+  const auto layer_count = static_cast<double>(request.layers.size());
+  std::vector<const Draft*> moving;
+  double saved = 0, after = 0, gap = 0;
+  for (Draft& draft : *drafts) {
+    Settle(request, &draft);
+    const LayerPlan& layer = draft.plan;
+    plan->experts_pruned += static_cast<int>(layer.pruned.size());
+    plan->experts_moved += layer.moves;
+    after += layer.max_over_mean_after;
+    if (layer.lower_bound_over_mean > 0)
+      gap += layer.max_over_mean_after / layer.lower_bound_over_mean - 1;
+    if (layer.moves > 0) {
+      moving.push_back(&draft);
+      saved += SecondsSaved(draft, request);
+    }
+  }
+  plan->imbalance_after = after / layer_count;
+  plan->gap_to_lower_bound = gap / layer_count;
+  plan->bytes_moved = plan->experts_moved * cost.expert_bytes;
+  plan->move_seconds = MoveSeconds(moving, request);
+  if (Timed(cost) && saved > 0) plan->payback_steps = plan->move_seconds / saved;
+  // Ranks meet after the experts, so the step waits for the heaviest one: that part scales with max
+  // over mean.
+  plan->step_seconds_predicted =
+      plan->imbalance_before > 0
+          ? cost.step_seconds -
+                cost.experts_seconds * (1 - plan->imbalance_after / plan->imbalance_before)
+          : cost.step_seconds;
+}
+
 }  // namespace
+
+JointPlan CertifyPlan(const PlanRequest& request, const std::map<int, LayerTarget>& targets) {
+  CHECK_GT(request.cost.bytes_per_second, 0);
+  JointPlan plan;
+  if (request.layers.empty()) {
+    plan.empty = true;
+    plan.reason = "there are no layers to plan for";
+    return plan;
+  }
+  plan.imbalance_before = ImbalanceOf(request);
+  std::vector<Draft> drafts;
+  for (const LayerState& state : request.layers) {
+    const auto target = targets.find(state.layer);
+    drafts.push_back(
+        TakeTarget(state, request, target == targets.end() ? nullptr : &target->second));
+  }
+  AddUp(request, &drafts, &plan);
+  plan.empty = plan.experts_pruned == 0 && plan.experts_moved == 0;
+  if (plan.empty) plan.reason = "the layout asked for is the one in effect";
+  for (Draft& draft : drafts) plan.layers.push_back(std::move(draft.plan));
+  return plan;
+}
 
 JointPlan MakePlan(const PlanRequest& request) {
   const CostModel& cost = request.cost;
@@ -139,15 +237,7 @@ JointPlan MakePlan(const PlanRequest& request) {
     plan.reason = "there are no layers to plan for";
     return plan;
   }
-  const auto layer_count = static_cast<double>(request.layers.size());
-  double before = 0;
-  for (const LayerState& state : request.layers) {
-    if (!state.ranks.empty())
-      before += MaxOverMean(state.loads, state.ranks, request.topology.rank_count);
-    else
-      before += 1;
-  }
-  plan.imbalance_before = before / layer_count;
+  plan.imbalance_before = ImbalanceOf(request);
   const bool triggered = plan.imbalance_before > request.trigger;
 
   std::vector<Draft> drafts;
@@ -157,7 +247,7 @@ JointPlan MakePlan(const PlanRequest& request) {
   // Layers whose own moves would not have paid in time stay as they are. The busiest rank of
   // several layers together is never busier than those of each added up, so what is left pays as a
   // whole.
-  const bool timed = cost.step_seconds > 0 && cost.experts_seconds > 0;
+  const bool timed = Timed(cost);
   int unpaid_moves = 0;
   double unpaid_seconds = 0, unpaid_saving = 0;
   for (Draft& draft : drafts) {
@@ -171,34 +261,7 @@ JointPlan MakePlan(const PlanRequest& request) {
     unpaid_saving += saved;
   }
 
-  std::vector<const Draft*> moving;
-  double saved = 0, after = 0, gap = 0;
-  for (Draft& draft : drafts) {
-    Settle(request, &draft);
-    const LayerPlan& layer = draft.plan;
-    plan.experts_pruned += static_cast<int>(layer.pruned.size());
-    plan.experts_moved += layer.moves;
-    after += layer.max_over_mean_after;
-    if (layer.lower_bound_over_mean > 0)
-      gap += layer.max_over_mean_after / layer.lower_bound_over_mean - 1;
-    if (layer.moves > 0) {
-      moving.push_back(&draft);
-      saved += SecondsSaved(draft, request);
-    }
-  }
-  plan.imbalance_after = after / layer_count;
-  plan.gap_to_lower_bound = gap / layer_count;
-  plan.bytes_moved = plan.experts_moved * cost.expert_bytes;
-  plan.move_seconds = MoveSeconds(moving, request);
-  if (timed && saved > 0) plan.payback_steps = plan.move_seconds / saved;
-  // Ranks meet after the experts, so the step waits for the heaviest one: that part scales with max
-  // over mean.
-  plan.step_seconds_predicted =
-      plan.imbalance_before > 0
-          ? cost.step_seconds -
-                cost.experts_seconds * (1 - plan.imbalance_after / plan.imbalance_before)
-          : cost.step_seconds;
-
+  AddUp(request, &drafts, &plan);
   const bool fresh = std::any_of(request.layers.begin(), request.layers.end(),
                                  [](const LayerState& state) { return state.ranks.empty(); });
   plan.empty = plan.experts_pruned == 0 && plan.experts_moved == 0 && !fresh;

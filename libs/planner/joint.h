@@ -2,6 +2,7 @@
 // reshuffles once; with the cost of its moves, and the certificate of what it promises.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -76,6 +77,16 @@ struct JointPlan {
   bool empty = false;                   // nothing worth doing
   std::string reason;                   // why, in one sentence
 };
+
+// What somebody else wants of one layer.
+struct LayerTarget {
+  std::vector<int> experts;  // kept: original ids, ascending, a subset of the layer's
+  std::vector<int> ranks;    // aligned with `experts`
+};
+
+// The certificate of a plan made elsewhere: `targets` by layer, layers without one stay as they are. Every layer of the request has
+// ranks. Nothing is judged: what does not pay is certified as not paying. `prunable`, `place`, `trigger` and `min_gain` are not read.
+JointPlan CertifyPlan(const PlanRequest& request, const std::map<int, LayerTarget>& targets);
 
 // Plans every layer by SelectPruned, then places what is kept, nodes first. Moves that do not pay
 // within the horizon are left out, layer by layer; `reason` says so when nothing is left.

@@ -26,6 +26,7 @@ namespace espalier::rpc {
 namespace {
 
 constexpr unsigned int kRefreshSeconds = 1;
+constexpr char kHolderProperty[] = "espalier_token_holder";
 
 absl::StatusOr<std::string> ReadFile(const std::string& flag, const std::string& path) {
   std::ifstream in(path, std::ios::binary);
@@ -95,15 +96,17 @@ class TokenProcessor final : public grpc::AuthMetadataProcessor {
   explicit TokenProcessor(std::unique_ptr<TokenFile> tokens) : tokens_(std::move(tokens)) {}
   // A look at a table; the file is read at most once a second.
   bool IsBlocking() const override { return false; }
-  grpc::Status Process(const InputMetadata& metadata, grpc::AuthContext*, OutputMetadata* consumed,
-                       OutputMetadata*) override {
+  grpc::Status Process(const InputMetadata& metadata, grpc::AuthContext* context,
+                       OutputMetadata* consumed, OutputMetadata*) override {
     const auto value = [&](const char* key) {
       const auto it = metadata.find(key);
       return it == metadata.end() ? std::string_view()
                                   : std::string_view(it->second.data(), it->second.size());
     };
     const std::string_view header = value("authorization");
-    const absl::Status status = tokens_->Check(header, value(":path"), absl::Now());
+    std::string holder;
+    const absl::Status status = tokens_->Check(header, value(":path"), absl::Now(), &holder);
+    if (status.ok() && context != nullptr) context->AddProperty(kHolderProperty, holder);
     if (!header.empty()) consumed->emplace("authorization", std::string(header));
     return ToGrpc(status);
   }
@@ -233,6 +236,18 @@ std::shared_ptr<grpc::ChannelCredentials> MakeChannelCredentials(const std::stri
   return grpc::CompositeChannelCredentials(
       credentials, grpc::experimental::MetadataCredentialsFromPlugin(
                        std::make_unique<TokenPlugin>(security.token_file), least));
+}
+
+std::string CallerOf(const grpc::ServerContextBase& context) {
+  if (const auto auth = context.auth_context(); auth != nullptr) {
+    for (const char* property : {kHolderProperty, "x509_common_name"}) {
+      const auto values = auth->FindPropertyValues(property);
+      // A token is of this call; a connection may carry calls of several.
+      if (!values.empty() && values.back().size() > 0)
+        return {values.back().data(), values.back().size()};
+    }
+  }
+  return context.peer();
 }
 
 }  // namespace espalier::rpc

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/security/server_credentials.h"
+#include "grpcpp/server_context.h"
 
 namespace espalier::rpc {
 
@@ -37,6 +38,9 @@ ClientSecurity UsedClientSecurity();
 
 // Credentials of a channel to `address`, as UseClientSecurity said.
 std::shared_ptr<grpc::ChannelCredentials> MakeChannelCredentials(const std::string& address);
+
+// Who calls: the holder of the token, else the common name of the certificate, else the address.
+std::string CallerOf(const grpc::ServerContextBase& context);
 
 bool IsLoopback(const std::string& host);
 

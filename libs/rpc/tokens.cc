@@ -142,8 +142,8 @@ absl::StatusOr<TokenTable> TokenTable::Parse(std::string_view text) {
   return table;
 }
 
-absl::Status TokenTable::Check(std::string_view header, std::string_view path,
-                               absl::Time now) const {
+absl::Status TokenTable::Check(std::string_view header, std::string_view path, absl::Time now,
+                               std::string* holder) const {
   constexpr std::string_view kBearer = "Bearer ";
   if (header.empty()) {
     return absl::UnauthenticatedError(
@@ -171,6 +171,7 @@ absl::Status TokenTable::Check(std::string_view header, std::string_view path,
                                                     absl::string_view(path.data(), path.size()),
                                                     "; these may: ", RolesThatMay(path)));
   }
+  if (holder != nullptr) *holder = entry.name;
   return absl::OkStatus();
 }
 
@@ -223,10 +224,11 @@ void TokenFile::ReloadIfChanged(absl::Time now) {
   }
 }
 
-absl::Status TokenFile::Check(std::string_view header, std::string_view path, absl::Time now) {
+absl::Status TokenFile::Check(std::string_view header, std::string_view path, absl::Time now,
+                              std::string* holder) {
   std::lock_guard lock(mutex_);
   ReloadIfChanged(now);
-  return table_.Check(header, path, now);
+  return table_.Check(header, path, now, holder);
 }
 
 }  // namespace espalier::rpc

@@ -45,8 +45,9 @@ class TokenTable {
   static absl::StatusOr<TokenTable> Parse(std::string_view text);
   // OK, Unauthenticated (no, unknown or expired token) or PermissionDenied (its role may not).
   // `header` is the value of "authorization", empty when there was none. Errors never repeat the
-  // token.
-  absl::Status Check(std::string_view header, std::string_view path, absl::Time now) const;
+  // token. With OK, `holder` (unless null) gets the name of the token's holder.
+  absl::Status Check(std::string_view header, std::string_view path, absl::Time now,
+                     std::string* holder = nullptr) const;
   size_t size() const { return by_hash_.size(); }
 
  private:
@@ -58,7 +59,8 @@ class TokenTable {
 class TokenFile {
  public:
   static absl::StatusOr<std::unique_ptr<TokenFile>> Open(const std::string& path);
-  absl::Status Check(std::string_view header, std::string_view path, absl::Time now);
+  absl::Status Check(std::string_view header, std::string_view path, absl::Time now,
+                     std::string* holder = nullptr);
 
  private:
   explicit TokenFile(std::string path) : path_(std::move(path)) {}

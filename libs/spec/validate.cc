@@ -4,6 +4,7 @@
 #include <set>
 #include <string>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/message.h"
 #include "libs/spec/errors.h"
@@ -315,6 +316,20 @@ uint64_t CheckStages(const v1::RunSpec& spec, ErrorList* errors) {
   return pretrain_end;
 }
 
+void CheckPolicy(const v1::PolicySpec& policy, ErrorList* errors) {
+  const std::string& service = policy.service();
+  if (service.empty()) return;
+  const size_t colon = service.rfind(':');
+  uint32_t port = 0;
+  if (colon != std::string::npos && colon > 0 &&
+      absl::SimpleAtoi(service.substr(colon + 1), &port) && port >= 1 && port <= 65535) {
+    return;
+  }
+  errors->Add("policy.service", absl::StrCat("found ", Quoted(service),
+                                             ", allowed is host:port of a PolicyService, such as "
+                                             "policy.example.org:7100, or nothing"));
+}
+
 void CheckPrune(const v1::RunSpec& spec, uint64_t pretrain_end, ErrorList* errors) {
   const v1::PrunePolicy& prune = spec.prune();
   const uint32_t experts = spec.model().experts();
@@ -335,6 +350,17 @@ void CheckPrune(const v1::RunSpec& spec, uint64_t pretrain_end, ErrorList* error
                              prune.latest_step(), ")"));
   }
   if (!prune.enabled()) return;
+  for (int i = 0; i < spec.stages_size(); ++i) {
+    const v1::StageSpec& stage = spec.stages(i);
+    if (!stage.has_export_() || ToFamily(stage.export_().format()) == model::ModelFamily::kGlm4Moe)
+      continue;
+    errors->Add("prune.enabled",
+                absl::StrCat("found true, but layers lose different numbers of experts, and stages[",
+                             i, "].export.format ",
+                             model::FamilyName(ToFamily(stage.export_().format())),
+                             " has room for one number alone: set the format to glm4_moe, or prune "
+                             "by hand"));
+  }
   if (pretrain_end == 0) {
     errors->Add(
         "prune.enabled",
@@ -382,6 +408,7 @@ absl::Status ValidateRunSpec(const v1::RunSpec& spec) {
                        spec.model().experts(), "): every worker holds experts"));
     }
   }
+  CheckPolicy(spec.policy(), &errors);
   if (spec.data().has_task()) CheckTask(spec.data().task(), &errors);
   if (external) {
     CheckExternal(spec, &errors);

@@ -1,4 +1,4 @@
-// history gaps and history backup: what was never recorded, and a copy of what was.
+// history events, gaps and backup: what happened and who asked for it, what was never recorded, and a copy of what was.
 #include <limits>
 
 #include "CLI/CLI.hpp"
@@ -54,6 +54,29 @@ absl::StatusOr<int> Gaps(const Context& context, const std::string& run_id) {
   return kExitOk;
 }
 
+absl::StatusOr<int> Events(const Context& context, const std::string& run_id) {
+  HistoryStub stub(rpc::MakeChannel(context.coordinator));
+  v1::ListEventsRequest request;
+  request.set_run_id(run_id);
+  request.set_page_size(kPageSize);
+  v1::ListEventsResponse all;
+  for (int page = 0; page < kPagesMax; ++page) {
+    ASSIGN_OR_RETURN(
+        const v1::ListEventsResponse response,
+        Call(stub, &HistoryStub::ListEvents, request, "coordinator", context.coordinator));
+    all.mutable_events()->MergeFrom(response.events());
+    if (response.next_page_token().empty()) break;
+    request.set_page_token(response.next_page_token());
+  }
+  context.Print(all, [&] {
+    std::string text;
+    for (const v1::RunEvent& event : all.events())
+      absl::StrAppend(&text, RenderEvent(event, context.style), "\n");
+    return text;
+  });
+  return kExitOk;
+}
+
 absl::StatusOr<int> Backup(const Context& context, const std::string& name) {
   HistoryStub stub(rpc::MakeChannel(context.coordinator));
   v1::CreateBackupRequest request;
@@ -80,6 +103,13 @@ void AddHistoryCommands(CLI::App& app, Context& context) {
   gaps->add_option("run", *run_id, "Run id, a unique prefix of it, or the run's name")->required();
   gaps->callback([&context, run_id] {
     context.action = [&context, run_id] { return Gaps(context, *run_id); };
+  });
+  auto* events = history->add_subcommand(
+      "events", "Everything that happened to a run, in order, and who asked for it");
+  events->add_option("run", *run_id, "Run id, a unique prefix of it, or the run's name")
+      ->required();
+  events->callback([&context, run_id] {
+    context.action = [&context, run_id] { return Events(context, *run_id); };
   });
   auto name = std::make_shared<std::string>();
   auto* backup = history->add_subcommand(

@@ -1,4 +1,4 @@
-// plan propose, apply, list and explain over PlanService; plan prune and placement on a file.
+// plan propose, apply, reject, list, explain and rollback over PlanService; plan prune and placement on a file.
 #include <limits>
 #include <optional>
 
@@ -93,7 +93,11 @@ Result Apply(const Context& context, const PlanArguments& arguments) {
   v1::ApplyPlanRequest request;
   request.set_run_id(arguments.run_id);
   request.set_request_id(arguments.request_id);
-  ASSIGN_OR_RETURN(*request.mutable_options(), OptionsOf(context, arguments));
+  if (arguments.decision_id.empty()) {
+    ASSIGN_OR_RETURN(*request.mutable_options(), OptionsOf(context, arguments));
+  } else {
+    request.set_decision_id(arguments.decision_id);
+  }
   ASSIGN_OR_RETURN(const auto response, CallPlans(context, &PlanStub::ApplyPlan, request));
   context.Print(response, [&] { return RenderDecision(response.decision(), context.style); });
   return kExitOk;
@@ -120,6 +124,16 @@ Result Explain(const Context& context, const PlanArguments& arguments) {
   request.set_run_id(arguments.run_id);
   request.set_decision_id(arguments.decision_id);
   ASSIGN_OR_RETURN(const auto response, CallPlans(context, &PlanStub::ExplainDecision, request));
+  context.Print(response, [&] { return RenderDecision(response.decision(), context.style); });
+  return kExitOk;
+}
+
+Result Reject(const Context& context, const PlanArguments& arguments) {
+  v1::RejectDecisionRequest request;
+  request.set_run_id(arguments.run_id);
+  request.set_decision_id(arguments.decision_id);
+  request.set_reason(arguments.reason);
+  ASSIGN_OR_RETURN(const auto response, CallPlans(context, &PlanStub::RejectDecision, request));
   context.Print(response, [&] { return RenderDecision(response.decision(), context.style); });
   return kExitOk;
 }
@@ -277,8 +291,13 @@ void AddPlanCommands(CLI::App& app, Context& context) {
   auto* propose =
       AddCommand(*plan, context, "propose", "Plan on a run's recorded loads and change nothing",
                  arguments, [&context, arguments] { return Propose(context, *arguments); });
-  auto* apply = AddCommand(*plan, context, "apply", "Plan likewise and command the run to do it",
-                           arguments, [&context, arguments] { return Apply(context, *arguments); });
+  auto* apply = AddCommand(
+      *plan, context, "apply",
+      "Plan likewise and command the run to do it, or approve a decision that waits (--decision)",
+      arguments, [&context, arguments] { return Apply(context, *arguments); });
+  auto* reject =
+      AddCommand(*plan, context, "reject", "Drop a decision that waits for approval", arguments,
+                 [&context, arguments] { return Reject(context, *arguments); });
   auto* list = AddCommand(*plan, context, "list", "Decisions of a run, newest first", arguments,
                           [&context, arguments] { return List(context, *arguments); });
   auto* explain =
@@ -288,7 +307,8 @@ void AddPlanCommands(CLI::App& app, Context& context) {
       *plan, context, "rollback",
       "Take a decision back: unmask, move back, or go back to the checkpoint taken before a drop",
       arguments, [&context, arguments] { return RollBack(context, *arguments); });
-  for (CLI::App* command : {propose, apply, list, explain, rollback}) AddRun(command, arguments);
+  for (CLI::App* command : {propose, apply, reject, list, explain, rollback})
+    AddRun(command, arguments);
   for (CLI::App* command : {propose, apply}) {
     AddPruneOptions(command, arguments);
     AddSlots(command, arguments);
@@ -296,11 +316,12 @@ void AddPlanCommands(CLI::App& app, Context& context) {
   }
   apply->add_option("--request-id", arguments->request_id,
                     "Key of this request: a second one with it changes nothing");
-  for (CLI::App* command : {explain, rollback}) {
+  for (CLI::App* command : {explain, reject, rollback}) {
     command->add_option("decision", arguments->decision_id, "Decision id, as `plan list` shows it")
         ->required();
   }
-  rollback->add_option("--reason", arguments->reason, "Why; kept with the decision");
+  for (CLI::App* command : {reject, rollback})
+    command->add_option("--reason", arguments->reason, "Why; kept with the decision");
   apply
       ->add_option("--soft-steps", arguments->soft_steps,
                    "Only mask the experts first, and drop them after so many steps")
@@ -309,6 +330,15 @@ void AddPlanCommands(CLI::App& app, Context& context) {
       ->add_option("--guard-tolerance", arguments->guard_tolerance,
                    "Take the prune back when the held-out loss comes out this much above forecast")
       ->check(CLI::Range(0.0, 100.0));
+  // As it was planned: nothing about the plan can be said with it.
+  auto* decision = apply->add_option("--decision", arguments->decision_id,
+                                     "Approve this decision, as `plan list` shows it waiting");
+  for (CLI::Option* option : apply->get_options()) {
+    const std::string name = option->get_name();
+    if (name != "--help" && name != "--help,-h" && name != "run" && name != "--request-id" &&
+        option != decision && name.rfind("--", 0) == 0 && name != "-h,--help")
+      decision->excludes(option);
+  }
   AddOffline(*plan, context, arguments);
 }
 

@@ -61,6 +61,33 @@ std::string RenderGuard(const v1::Decision& decision) {
   return text;
 }
 
+// Who planned, asked, approved or refused, and what ended it early.
+std::string RenderCourse(const v1::Decision& decision) {
+  std::string text;
+  if (!decision.policy().empty()) {
+    absl::StrAppend(&text, "Planned by ", Printable(decision.policy()), ": ",
+                    Printable(decision.why()), "\n");
+  }
+  if (decision.state() == v1::DECISION_STATE_WAITING) {
+    absl::StrAppend(&text, "Waits for approval");
+    if (decision.has_lapse_step())
+      absl::StrAppend(&text, " until step ", decision.lapse_step());
+    absl::StrAppend(&text, ": espalier plan apply ", decision.run_id(), " --decision ",
+                    decision.decision_id(), ", or plan reject ", decision.run_id(), " ",
+                    decision.decision_id(), "\n");
+  }
+  if (!decision.approved_by().empty())
+    absl::StrAppend(&text, "Approved by ", Printable(decision.approved_by()), "\n");
+  const char* head = decision.state() == v1::DECISION_STATE_LAPSED ? "Waits no more: " : "Failed: ";
+  if (decision.state() == v1::DECISION_STATE_REJECTED) {
+    absl::StrAppend(&text, "Rejected by ", Printable(decision.rejected_by()),
+                    decision.error().empty() ? "" : ": ", Printable(decision.error()), "\n");
+  } else if (!decision.error().empty()) {
+    absl::StrAppend(&text, head, Printable(decision.error()), "\n");
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string RenderPlan(const v1::Plan& plan, const Style& style) {
@@ -115,8 +142,7 @@ std::string RenderDecision(const v1::Decision& decision, const Style& style) {
                                   DecisionStateName(decision.state()), ", by ", decision.origin());
   if (decision.has_applied_step()) absl::StrAppend(&text, ", after step ", decision.applied_step());
   text += "\n";
-  if (!decision.error().empty())
-    absl::StrAppend(&text, "Failed: ", Printable(decision.error()), "\n");
+  text += RenderCourse(decision);
   text += RenderPlan(decision.plan(), style);
   if (decision.has_heldout_loss_before() && decision.has_heldout_loss_after()) {
     absl::StrAppend(&text, "Held-out loss ", Fixed(decision.heldout_loss_before(), 4),
@@ -128,7 +154,11 @@ std::string RenderDecision(const v1::Decision& decision, const Style& style) {
   }
   text += RenderGuard(decision);
   if (!decision.rollback_reason().empty()) {
-    absl::StrAppend(&text, "Taken back: ", Printable(decision.rollback_reason()), "\n");
+    absl::StrAppend(&text, "Taken back",
+                    decision.rolled_back_by().empty()
+                        ? ""
+                        : absl::StrCat(" by ", Printable(decision.rolled_back_by())),
+                    ": ", Printable(decision.rollback_reason()), "\n");
   }
   if (decision.has_pause_seconds()) {
     absl::StrAppendFormat(&text, "The ranks stood still for %.3g s and sent %s B\n",

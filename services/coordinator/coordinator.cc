@@ -83,6 +83,7 @@ Coordinator::~Coordinator() {
   // drops them.
   executor_.Stop();
   pool_.Stop();
+  policies_.Shutdown();
 }
 
 absl::Status Coordinator::Load() {
@@ -109,6 +110,7 @@ absl::Status Coordinator::LoadLive(LiveRun* run) {
       run->open_decisions[decision.decision_id()] = decision;
     }
   }
+  if (run->waiting_decision() != nullptr) metrics_.Waiting(*run, true);
   ASSIGN_OR_RETURN(const std::vector<v1::Command> commands, ledger_->ReadCommands(run->id(), 0));
   for (const v1::Command& command : commands) {
     run->next_sequence = command.sequence() + 1;
@@ -303,6 +305,11 @@ void Coordinator::AddEvent(LiveRun* run, v1::EventSeverity severity, const std::
   LOG(INFO) << name << " run=" << run->id() << " epoch=" << event.epoch()
             << " step=" << event.step() << " text=\"" << text << "\"";
   AddEvent(run, std::move(event));
+}
+
+void Coordinator::NoteRequest(LiveRun* run, const std::string& by, const std::string& action) {
+  AddEvent(run, v1::EVENT_SEVERITY_INFO, "request", absl::StrCat(by, " asked: ", action, "."),
+           {{"by", by}, {"action", action}});
 }
 
 absl::Status Coordinator::Writable() const {

@@ -23,6 +23,7 @@
 #include "services/coordinator/executor.h"
 #include "services/coordinator/fleet.h"
 #include "services/coordinator/ledger.h"
+#include "services/coordinator/policy_client.h"
 #include "services/coordinator/run.h"
 
 namespace espalier::coordinator {
@@ -65,23 +66,26 @@ class Coordinator {
   // OK, or why nothing can be written any more.
   absl::Status health() const { return ledger_->health(); }
 
-  void SubmitRun(v1::SubmitRunRequest request, Done<v1::SubmitRunResponse> done);
+  // `by`: who asks (rpc::CallerOf), for the events and decisions that tell of it.
+  void SubmitRun(v1::SubmitRunRequest request, std::string by, Done<v1::SubmitRunResponse> done);
   void GetRun(v1::GetRunRequest request, Done<v1::GetRunResponse> done);
   void ListRuns(v1::ListRunsRequest request, Done<v1::ListRunsResponse> done);
-  void PauseRun(v1::PauseRunRequest request, Done<v1::PauseRunResponse> done);
-  void ResumeRun(v1::ResumeRunRequest request, Done<v1::ResumeRunResponse> done);
-  void StopRun(v1::StopRunRequest request, Done<v1::StopRunResponse> done);
-  void ExportRun(v1::ExportRunRequest request, Done<v1::ExportRunResponse> done);
+  void PauseRun(v1::PauseRunRequest request, std::string by, Done<v1::PauseRunResponse> done);
+  void ResumeRun(v1::ResumeRunRequest request, std::string by, Done<v1::ResumeRunResponse> done);
+  void StopRun(v1::StopRunRequest request, std::string by, Done<v1::StopRunResponse> done);
+  void ExportRun(v1::ExportRunRequest request, std::string by, Done<v1::ExportRunResponse> done);
   void ListWorkers(v1::ListWorkersRequest request, Done<v1::ListWorkersResponse> done);
   // `failed` hears why there is nothing to watch; else the watcher hears from now on.
   void WatchRun(v1::WatchRunRequest request, std::shared_ptr<RunWatcher> watcher,
                 std::function<void(absl::Status)> failed);
 
   void ProposePlan(v1::ProposePlanRequest request, Done<v1::ProposePlanResponse> done);
-  void ApplyPlan(v1::ApplyPlanRequest request, Done<v1::ApplyPlanResponse> done);
+  void ApplyPlan(v1::ApplyPlanRequest request, std::string by, Done<v1::ApplyPlanResponse> done);
   void ListDecisions(v1::ListDecisionsRequest request, Done<v1::ListDecisionsResponse> done);
   void ExplainDecision(v1::ExplainDecisionRequest request, Done<v1::ExplainDecisionResponse> done);
-  void RollbackDecision(v1::RollbackDecisionRequest request,
+  void RejectDecision(v1::RejectDecisionRequest request, std::string by,
+                      Done<v1::RejectDecisionResponse> done);
+  void RollbackDecision(v1::RollbackDecisionRequest request, std::string by,
                         Done<v1::RollbackDecisionResponse> done);
 
   void GetLoads(v1::GetLoadsRequest request, Done<v1::GetLoadsResponse> done);
@@ -102,7 +106,9 @@ class Coordinator {
   void Closed(std::shared_ptr<WorkerLink> link, bool clean);
 
  private:
-  struct PlanQuestion;  // coordinator_plans.cc
+  struct PlanQuestion;   // plan_question.h
+  struct DecisionCause;  // plan_question.h
+  struct PolicyTurn;     // plan_question.h
 
   Coordinator(const CoordinatorOptions& options, std::unique_ptr<Ledger> ledger);
 
@@ -118,6 +124,8 @@ class Coordinator {
   void AddEvent(LiveRun* run, v1::RunEvent event);
   void AddEvent(LiveRun* run, v1::EventSeverity severity, const std::string& name,
                 const std::string& text, const std::map<std::string, std::string>& fields = {});
+  // An event that says who asked for something.
+  void NoteRequest(LiveRun* run, const std::string& by, const std::string& action);
   absl::Status Writable() const;
   absl::StatusOr<LiveRun*> FindRun(const std::string& reference);
   // Runs `work` on the executor, or answers `done` that too much is waiting.
@@ -141,7 +149,7 @@ class Coordinator {
   }
 
   // coordinator_runs.cc: life of a run.
-  void DoSubmit(const v1::SubmitRunRequest& request, const Done<v1::SubmitRunResponse>& done);
+  void DoSubmit(const v1::SubmitRunRequest& request, const std::string& by, const Done<v1::SubmitRunResponse>& done);
   absl::Status CheckTrainedHere(const LiveRun& run, const char* verb) const;
   absl::Status CheckCommandable(const LiveRun& run, const char* verb) const;
   uint64_t AddCommand(LiveRun* run, v1::Command command);
@@ -186,14 +194,34 @@ class Coordinator {
   // coordinator_plans.cc: decisions.
   void LayoutApplied(LiveRun* run, const OpenCommand& open);
   void VerifyDecisions(LiveRun* run, bool stage_over);
-  void ConsiderPolicy(LiveRun* run);
   PlanQuestion AskPlan(const LiveRun& run, uint32_t window_steps) const;
+  // Reads the window's loads into the question.
+  absl::Status ReadWindow(PlanQuestion* question) const;
   absl::StatusOr<v1::Plan> AnswerPlan(PlanQuestion question) const;
   absl::StatusOr<PlanQuestion> QuestionFor(LiveRun* run, const v1::PlanOptions& options) const;
+  // Writes a decision down, and commands it or lets it wait for approval.
   v1::Decision Decide(LiveRun* run, v1::Plan plan, const v1::PrunePolicy& policy,
-                      const std::string& origin, const std::string& why, absl::Time asked);
-  void FinishApply(const PlanQuestion& question, const std::string& request_id, v1::Plan plan,
+                      const DecisionCause& cause);
+  void CommandDecision(LiveRun* run, v1::Decision* decision);
+  void FinishApply(const PlanQuestion& question, const std::string& request_id,
+                   const std::string& by, v1::Plan plan,
                    const Done<v1::ApplyPlanResponse>& done);
+
+  // coordinator_policy.cc: when the policy plans, and who plans for it.
+  void ConsiderPolicy(LiveRun* run);
+  void PlanBuiltin(LiveRun* run, const Intent& intent);
+  void TakeBuiltin(LiveRun* run, const Intent& intent, v1::Plan plan, absl::Time asked);
+  // Asks the run's PolicyService; `intent` is what the built-in policy wants at this step.
+  void AskService(LiveRun* run, const std::optional<Intent>& intent);
+  void ServiceAnswered(const PolicyTurn& turn, const grpc::Status& status,
+                       const v1::DecidePlanResponse& answer);
+
+  // coordinator_approval.cc: decisions that wait for somebody's word.
+  void ApproveDecision(LiveRun* run, const v1::ApplyPlanRequest& request, const std::string& by,
+                       const Done<v1::ApplyPlanResponse>& done);
+  // Those that wait lapse, and `why` is kept with them.
+  void LapseWaiting(LiveRun* run, const std::string& why);
+  void LapseLate(LiveRun* run);
 
   // coordinator_external.cc: runs of another trainer.
   void DoReport(v1::ReportStepsRequest* request, const Done<v1::ReportStepsResponse>& done);
@@ -233,6 +261,7 @@ class Coordinator {
   bool assign_wanted_ = false;
   std::mt19937_64 random_;
   ReadPool pool_;
+  PolicyClient policies_;
   // Last: its thread uses all above, and ends first.
   Executor executor_;
 };

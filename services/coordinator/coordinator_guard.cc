@@ -215,6 +215,12 @@ absl::Status Coordinator::RollBack(LiveRun* run, v1::Decision* decision,
         absl::StrCat("decision ", decision->decision_id(),
                      " is being carried out; wait until every rank has applied it"));
   }
+  if (state == v1::DECISION_STATE_WAITING || state == v1::DECISION_STATE_REJECTED ||
+      state == v1::DECISION_STATE_LAPSED) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "decision ", decision->decision_id(), " was never commanded: there is nothing to take back",
+        state == v1::DECISION_STATE_WAITING ? "; reject it instead" : ""));
+  }
   if (state == v1::DECISION_STATE_FAILED) {
     return absl::FailedPreconditionError(absl::StrCat(
         "decision ", decision->decision_id(), " failed and changed nothing: ", decision->error()));
@@ -362,14 +368,16 @@ void Coordinator::SaveDecision(LiveRun* run, const v1::Decision& decision) {
   if (counted == decision.state()) return;
   counted = decision.state();
   metrics_.Decision(*run, decision);
+  metrics_.Waiting(*run, run->waiting_decision() != nullptr);
   if (IsOpen(decision.state())) return;
   run->counted.erase(decision.decision_id());
   TraceDecision(run, decision);
 }
 
-void Coordinator::RollbackDecision(v1::RollbackDecisionRequest request,
+void Coordinator::RollbackDecision(v1::RollbackDecisionRequest request, std::string by,
                                    Done<v1::RollbackDecisionResponse> done) {
-  OnExecutor<v1::RollbackDecisionResponse>(done, [this, request = std::move(request), done] {
+  OnExecutor<v1::RollbackDecisionResponse>(done, [this, request = std::move(request),
+                                                  by = std::move(by), done] {
     const auto found = FindRun(request.run_id());
     if (!found.ok()) return done(found.status());
     LiveRun* run = *found;
@@ -399,10 +407,13 @@ void Coordinator::RollbackDecision(v1::RollbackDecisionRequest request,
                                                             " is not at its end yet; wait for it"));
       }
       if (status.ok()) {
+        open->second.set_rolled_back_by(by);
         status = RollBack(run, &open->second,
-                          request.reason().empty() ? "a request asked for it" : request.reason());
+                          request.reason().empty() ? absl::StrCat(by, " asked for it")
+                                                   : request.reason());
       }
       if (!status.ok()) {
+        open->second.clear_rolled_back_by();
         if (!IsOpen(open->second.state())) run->open_decisions.erase(open);
         return done(status);
       }

@@ -64,8 +64,19 @@ const observe::MetricSpec kTable[] = {
      MetricKind::kCounter,
      "1",
      {"run", "state"},
-     "Decisions that came into a state: commanded, applied, observed, verified, failed, "
-     "rolled_back."},
+     "Decisions that came into a state: waiting, rejected, lapsed, commanded, applied, observed, "
+     "verified, failed, rolled_back."},
+    {"espalier_decisions_waiting",
+     MetricKind::kGauge,
+     "1",
+     {"run"},
+     "Decisions that wait for somebody's approval."},
+    {"espalier_policy_answers_total",
+     MetricKind::kCounter,
+     "1",
+     {"run", "outcome"},
+     "Answers of the run's PolicyService: plan, no_change, invalid, deadline, unreachable, error, "
+     "late (the run had changed meanwhile)."},
     {"espalier_decision_step_error_ratio",
      MetricKind::kHistogram,
      "1",
@@ -146,6 +157,14 @@ void CoordinatorMetrics::Decision(const LiveRun& run, const v1::Decision& decisi
     metrics_->Observe("espalier_decision_step_error_ratio", {run.id()},
                       std::abs(decision.step_seconds_realised() - predicted) / predicted);
   }
+}
+
+void CoordinatorMetrics::Waiting(const LiveRun& run, bool waits) {
+  if (metrics_ != nullptr) metrics_->Set("espalier_decisions_waiting", {run.id()}, waits ? 1 : 0);
+}
+
+void CoordinatorMetrics::PolicyAnswer(const LiveRun& run, const std::string& outcome) {
+  if (metrics_ != nullptr) metrics_->Add("espalier_policy_answers_total", {run.id(), outcome});
 }
 
 void CoordinatorMetrics::Recovery(const LiveRun& run) {

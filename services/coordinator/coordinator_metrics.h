@@ -23,6 +23,10 @@ class CoordinatorMetrics {
   void LostSteps(const LiveRun& run, uint64_t count);
   // `decision` has come into a new state.
   void Decision(const LiveRun& run, const v1::Decision& decision);
+  // Whether a decision waits for approval.
+  void Waiting(const LiveRun& run, bool waits);
+  // How a question to the run's PolicyService ended.
+  void PolicyAnswer(const LiveRun& run, const std::string& outcome);
   void Recovery(const LiveRun& run);
   // One commit of everything that a batch of tasks wrote.
   void Commit(absl::Duration duration, bool ok);

@@ -1,5 +1,5 @@
-// Decisions: asked for by the policy or by a request, planned on recorded loads, commanded,
-// applied, verified.
+// Decisions: asked for by a policy or by a request, planned on recorded loads, commanded, applied,
+// verified.
 #include <algorithm>
 #include <limits>
 #include <utility>
@@ -21,12 +21,6 @@ namespace {
 
 // Smaller moves tell the latency, not the bandwidth.
 constexpr uint64_t kBandwidthBytesMin = 1 << 20;
-
-// A sentence without its figures: the same cause reads the same.
-std::string WithoutFigures(std::string text) {
-  std::erase_if(text, [](char c) { return (c >= '0' && c <= '9') || c == '.'; });
-  return text;
-}
 
 // Node of each rank: by the policy's count, or by the hosts that the workers named.
 std::vector<int> NodesOf(const LiveRun& run) {
@@ -95,30 +89,29 @@ Coordinator::PlanQuestion Coordinator::AskPlan(const LiveRun& run, uint32_t wind
   return question;
 }
 
-absl::StatusOr<v1::Plan> Coordinator::AnswerPlan(PlanQuestion question) const {
-  PlanInput& input = question.input;
+absl::Status Coordinator::ReadWindow(PlanQuestion* question) const {
+  PlanInput& input = question->input;
   const uint64_t first = input.first_step, last = input.last_step;
-  if (question.layout.layers_size() == 0) {
+  if (question->layout.layers_size() == 0) {
     // A run that had ended before this process began: its layout is on disk only.
-    ASSIGN_OR_RETURN(const auto commands, ledger_->ReadCommands(question.run_id, 0));
+    ASSIGN_OR_RETURN(const auto commands, ledger_->ReadCommands(question->run_id, 0));
     for (const v1::Command& command : commands) {
       if (command.has_set_layout() && command.has_applied_step())
-        question.layout = command.set_layout();
+        question->layout = command.set_layout();
     }
   }
-  if (question.layout.layers_size() == 0 || last < first)
-    return BuildPlan(PlanInput{.first_step = first, .last_step = last});
+  if (last < first) return absl::OkStatus();
   const uint32_t experts = input.model.experts();
   bool any_norm = false;
-  for (const v1::LayerLayout& layout : question.layout.layers()) {
+  for (const v1::LayerLayout& layout : question->layout.layers()) {
     ASSIGN_OR_RETURN(const auto newest,
-                     WindowSum(*ledger_, question.run_id, layout.layer(), first, last, experts));
+                     WindowSum(*ledger_, question->run_id, layout.layer(), first, last, experts));
     planner::LayerState layer;
     layer.layer = static_cast<int>(layout.layer());
     std::vector<double> before;
-    if (first >= question.base_step + 1 + question.window_steps) {
-      ASSIGN_OR_RETURN(before, WindowSum(*ledger_, question.run_id, layout.layer(),
-                                         first - question.window_steps, first - 1, experts));
+    if (first >= question->base_step + 1 + question->window_steps) {
+      ASSIGN_OR_RETURN(before, WindowSum(*ledger_, question->run_id, layout.layer(),
+                                         first - question->window_steps, first - 1, experts));
     }
     for (int i = 0; i < layout.experts_size(); ++i) {
       layer.experts.push_back(static_cast<int>(layout.experts(i)));
@@ -127,7 +120,7 @@ absl::StatusOr<v1::Plan> Coordinator::AnswerPlan(PlanQuestion question) const {
       if (!before.empty()) layer.previous_loads.push_back(before[layout.experts(i)]);
     }
     if (input.prune.score() == v1::PRUNE_SCORE_OUTPUT_NORM) {
-      ASSIGN_OR_RETURN(const auto norms, WindowSum(*ledger_, Ledger::NormsOf(question.run_id),
+      ASSIGN_OR_RETURN(const auto norms, WindowSum(*ledger_, Ledger::NormsOf(question->run_id),
                                                    layout.layer(), first, last, experts));
       for (size_t i = 0; i < layer.experts.size(); ++i) {
         // Mean over the tokens that the expert saw.
@@ -137,7 +130,7 @@ absl::StatusOr<v1::Plan> Coordinator::AnswerPlan(PlanQuestion question) const {
       }
     }
     input.layers.push_back(std::move(layer));
-    if (question.prune_all) input.prunable.insert(layout.layer());
+    if (question->prune_all) input.prunable.insert(layout.layer());
     if (layout.masked_size() > 0)
       input.masked[layout.layer()] = {layout.masked().begin(), layout.masked().end()};
   }
@@ -147,7 +140,12 @@ absl::StatusOr<v1::Plan> Coordinator::AnswerPlan(PlanQuestion question) const {
         "prune.score: output_norm, but no output norms were reported in the plan's window; they "
         "are when the run's own spec says so from the start");
   }
-  return BuildPlan(input);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::Plan> Coordinator::AnswerPlan(PlanQuestion question) const {
+  RETURN_IF_ERROR(ReadWindow(&question));
+  return BuildPlan(question.input);
 }
 
 absl::StatusOr<Coordinator::PlanQuestion> Coordinator::QuestionFor(
@@ -186,8 +184,10 @@ void Coordinator::ProposePlan(v1::ProposePlanRequest request, Done<v1::ProposePl
       });
 }
 
-void Coordinator::ApplyPlan(v1::ApplyPlanRequest request, Done<v1::ApplyPlanResponse> done) {
-  OnExecutor<v1::ApplyPlanResponse>(done, [this, request = std::move(request), done] {
+void Coordinator::ApplyPlan(v1::ApplyPlanRequest request, std::string by,
+                            Done<v1::ApplyPlanResponse> done) {
+  OnExecutor<v1::ApplyPlanResponse>(done, [this, request = std::move(request), by = std::move(by),
+                                           done] {
     const auto found = FindRun(request.run_id());
     if (!found.ok()) return done(found.status());
     LiveRun* run = *found;
@@ -201,16 +201,17 @@ void Coordinator::ApplyPlan(v1::ApplyPlanRequest request, Done<v1::ApplyPlanResp
         return done(std::move(response));
       }
     }
+    if (!request.decision_id().empty()) return ApproveDecision(run, request, by, done);
     if (const absl::Status may = CheckCommandable(*run, "changed"); !may.ok()) return done(may);
     const auto question = QuestionFor(run, request.options());
     if (!question.ok()) return done(question.status());
-    const bool posted = pool_.TryPost([this, question = *question, request, done] {
+    const bool posted = pool_.TryPost([this, question = *question, request, by, done] {
       auto plan = AnswerPlan(question);
       if (!plan.ok()) return done(plan.status());
-      OnExecutor<v1::ApplyPlanResponse>(done,
-                                        [this, question, request, plan = *std::move(plan), done] {
-                                          FinishApply(question, request.request_id(), plan, done);
-                                        });
+      OnExecutor<v1::ApplyPlanResponse>(
+          done, [this, question, request, by, plan = *std::move(plan), done] {
+            FinishApply(question, request.request_id(), by, plan, done);
+          });
     });
     if (!posted)
       done(absl::UnavailableError("the coordinator has too many reads waiting; retry in a moment"));
@@ -218,7 +219,8 @@ void Coordinator::ApplyPlan(v1::ApplyPlanRequest request, Done<v1::ApplyPlanResp
 }
 
 void Coordinator::FinishApply(const PlanQuestion& question, const std::string& request_id,
-                              v1::Plan plan, const Done<v1::ApplyPlanResponse>& done) {
+                              const std::string& by, v1::Plan plan,
+                              const Done<v1::ApplyPlanResponse>& done) {
   LiveRun* run = runs_.at(question.run_id).get();
   if (const absl::Status may = CheckCommandable(*run, "changed"); !may.ok()) return done(may);
   if (const v1::Decision* pending = run->pending_decision()) {
@@ -234,8 +236,12 @@ void Coordinator::FinishApply(const PlanQuestion& question, const std::string& r
   }
   if (plan.empty())
     return done(absl::FailedPreconditionError(absl::StrCat("nothing to apply: ", plan.reason())));
-  const v1::Decision decision = Decide(run, std::move(plan), question.input.prune, "request",
-                                       "a request asked for it", question.asked);
+  const v1::Decision decision = Decide(run, std::move(plan), question.input.prune,
+                                       {.origin = "request",
+                                        .policy = kBuiltinPolicy,
+                                        .why = absl::StrCat(by, " asked for it"),
+                                        .by = by,
+                                        .asked = question.asked});
   if (!request_id.empty())
     ledger_->PutRequest("apply/" + run->id(), request_id, decision.decision_id());
   ledger_->Then([this, decision, done](const absl::Status& status) {
@@ -247,14 +253,19 @@ void Coordinator::FinishApply(const PlanQuestion& question, const std::string& r
 }
 
 v1::Decision Coordinator::Decide(LiveRun* run, v1::Plan plan, const v1::PrunePolicy& policy,
-                                 const std::string& origin, const std::string& why,
-                                 absl::Time asked) {
+                                 const DecisionCause& cause) {
+  const v1::PolicySpec& rule = run->record.run().spec().policy();
+  // What a person asks for has been approved by them.
+  const bool waits = cause.by.empty() && rule.approval() == v1::APPROVAL_MANUAL;
   v1::Decision decision;
   run->record.set_next_decision(run->record.next_decision() + 1);
   decision.set_decision_id(absl::StrFormat("d-%06d", run->record.next_decision()));
   decision.set_run_id(run->id());
-  decision.set_state(v1::DECISION_STATE_COMMANDED);
-  decision.set_origin(origin);
+  decision.set_origin(cause.origin);
+  decision.set_policy(cause.policy);
+  decision.set_why(cause.why);
+  decision.set_asked_by(cause.by);
+  decision.set_base_layout_step(run->record.last_layout_step());
   *decision.mutable_create_time() = ToProto(absl::Now());
   *decision.mutable_plan() = std::move(plan);
   if (decision.plan().experts_pruned() > 0 &&
@@ -267,77 +278,38 @@ v1::Decision Coordinator::Decide(LiveRun* run, v1::Plan plan, const v1::PrunePol
   }
   if (options_.spans != nullptr) {
     DecisionTimes& times = run->decision_times[decision.decision_id()];
-    times.asked_nanos = absl::ToUnixNanos(asked);
+    times.asked_nanos = absl::ToUnixNanos(cause.asked);
     times.made_nanos = absl::GetCurrentTimeNanos();
   }
-  CommandFirst(run, &decision);
+  LapseWaiting(run, absl::StrCat("decision ", decision.decision_id(), " took its place"));
+  if (waits) {
+    decision.set_state(v1::DECISION_STATE_WAITING);
+    if (rule.approval_steps() > 0)
+      decision.set_lapse_step(run->progress.step() + rule.approval_steps());
+  } else {
+    CommandDecision(run, &decision);
+  }
   run->open_decisions[decision.decision_id()] = decision;
   SaveDecision(run, decision);
   run->record.set_last_decision_step(run->progress.step());
-  if (decision.plan().experts_pruned() > 0) run->record.set_prune_closed(true);
-  AddEvent(run, v1::EVENT_SEVERITY_INFO, "decision_made",
-           absl::StrCat("Decision ", decision.decision_id(),
-                        decision.plan().soft() ? " masks, to prune, " : " prunes ",
-                        decision.plan().experts_pruned(), " experts and moves ",
-                        decision.plan().experts_moved(), ", max/mean rank load ",
-                        absl::StrFormat("%.3f to %.3f", decision.plan().imbalance_before(),
-                                        decision.plan().imbalance_after()),
-                        ": ", why, "."),
-           {{"decision_id", decision.decision_id()}});
+  AddEvent(
+      run, v1::EVENT_SEVERITY_INFO, waits ? "decision_waiting" : "decision_made",
+      absl::StrCat("Decision ", decision.decision_id(), waits ? ", which waits for approval," : "",
+                   decision.plan().soft() ? " masks, to prune, " : " prunes ",
+                   decision.plan().experts_pruned(), " experts and moves ",
+                   decision.plan().experts_moved(), ", max/mean rank load ",
+                   absl::StrFormat("%.3f to %.3f", decision.plan().imbalance_before(),
+                                   decision.plan().imbalance_after()),
+                   ": ", cause.why, "."),
+      {{"decision_id", decision.decision_id()}, {"policy", cause.policy}, {"by", cause.by}});
   Touch(run, true);
   return decision;
 }
 
-void Coordinator::ConsiderPolicy(LiveRun* run) {
-  if (run->record.run().state() != v1::RUN_STATE_RUNNING || !(run->manned() || run->external()) ||
-      run->record.stop_wanted())
-    return;
-  WatchDecisions(run);
-  if (run->pending_decision() != nullptr) return;
-  const v1::RunSpec& spec = run->record.run().spec();
-  Situation situation;
-  situation.step = run->durable_step;
-  situation.pretraining = run->progress.stage() == v1::STAGE_KIND_PRETRAIN;
-  situation.stage_end = run->stage_end(situation.step);
-  situation.prune_closed = run->record.prune_closed();
-  situation.last_decision_step = run->record.last_decision_step();
-  if (spec.prune().enabled() && !situation.prune_closed && situation.pretraining &&
-      run->pilot.PrunePast(situation.step)) {
-    situation.prune_closed = true;
-    run->record.set_prune_closed(true);
-    AddEvent(
-        run, v1::EVENT_SEVERITY_WARNING, "prune_skipped",
-        absl::StrCat("No layer was stable by prune.latest_step ", spec.prune().latest_step(), "."));
-    Touch(run, true);
-  }
-  const std::optional<Intent> intent = run->pilot.Decide(situation);
-  if (!intent.has_value()) return;
-  PlanQuestion question = AskPlan(*run, intent->window_steps);
-  question.input.prunable = intent->prunable;
-  question.input.place = intent->place;
-  question.input.needs_trigger = intent->prunable.empty();
-  const absl::Time asked = question.asked;
-  auto plan = AnswerPlan(std::move(question));
-  if (!plan.ok()) {
-    LOG(ERROR) << "plan_failed run=" << run->id() << " cause=" << plan.status();
-    return;
-  }
-  if (!intent->prunable.empty() && plan->experts_pruned() == 0) {
-    // The loads are settled and nothing falls under alpha and beta: asking again would give the
-    // same answer.
-    run->record.set_prune_closed(true);
-    AddEvent(run, v1::EVENT_SEVERITY_WARNING, "prune_skipped",
-             absl::StrCat("No expert falls under the prune policy (", intent->why, ")."));
-    Touch(run, true);
-  }
-  if (!plan->empty()) {
-    Decide(run, *std::move(plan), spec.prune(), "policy", intent->why, asked);
-  } else if (intent->prunable.empty() && WithoutFigures(plan->reason()) != run->skipped_reason) {
-    // Said once, not at every window.
-    run->skipped_reason = WithoutFigures(plan->reason());
-    AddEvent(run, v1::EVENT_SEVERITY_INFO, "plan_skipped",
-             absl::StrCat("No plan was made (", intent->why, "): ", plan->reason(), "."));
-  }
+void Coordinator::CommandDecision(LiveRun* run, v1::Decision* decision) {
+  decision->set_state(v1::DECISION_STATE_COMMANDED);
+  CommandFirst(run, decision);
+  if (decision->plan().experts_pruned() > 0) run->record.set_prune_closed(true);
 }
 
 void Coordinator::LayoutApplied(LiveRun* run, const OpenCommand& open) {
@@ -346,6 +318,7 @@ void Coordinator::LayoutApplied(LiveRun* run, const OpenCommand& open) {
   run->record.set_last_layout_step(std::max(run->record.last_layout_step(), step));
   if (run->record.first_layout_step() == 0) run->record.set_first_layout_step(step);
   RestartPilot(run);
+  LapseWaiting(run, absl::StrCat("the layout that it was planned on changed after step ", step));
 
   v1::RunSummary* summary = run->record.mutable_run()->mutable_summary();
   summary->clear_experts_after();

@@ -32,12 +32,13 @@ std::string OrderKey(const LiveRun& run) {
 
 }  // namespace
 
-void Coordinator::SubmitRun(v1::SubmitRunRequest request, Done<v1::SubmitRunResponse> done) {
-  OnExecutor<v1::SubmitRunResponse>(
-      done, [this, request = std::move(request), done] { DoSubmit(request, done); });
+void Coordinator::SubmitRun(v1::SubmitRunRequest request, std::string by,
+                            Done<v1::SubmitRunResponse> done) {
+  OnExecutor<v1::SubmitRunResponse>(done, [this, request = std::move(request), by = std::move(by),
+                                           done] { DoSubmit(request, by, done); });
 }
 
-void Coordinator::DoSubmit(const v1::SubmitRunRequest& request,
+void Coordinator::DoSubmit(const v1::SubmitRunRequest& request, const std::string& by,
                            const Done<v1::SubmitRunResponse>& done) {
   const std::string& request_id = request.request_id();
   if (request_id.size() > kRequestIdBytesMax) {
@@ -90,7 +91,7 @@ void Coordinator::DoSubmit(const v1::SubmitRunRequest& request,
     ledger_->PutRequest("submit", request_id, id);
   }
   AddEvent(taken, v1::EVENT_SEVERITY_INFO, "run_submitted",
-           absl::StrCat("Run \"", spec.name(), "\" was submitted."));
+           absl::StrCat("Run \"", spec.name(), "\" was submitted by ", by, "."), {{"by", by}});
   Touch(taken, true);
   ledger_->Then([this, id, request_id, done](const absl::Status& status) {
     if (!status.ok()) {
@@ -205,107 +206,121 @@ absl::Status Coordinator::CheckCommandable(const LiveRun& run, const char* verb)
   return Writable();
 }
 
-void Coordinator::PauseRun(v1::PauseRunRequest request, Done<v1::PauseRunResponse> done) {
-  OnExecutor<v1::PauseRunResponse>(done, [this, request = std::move(request), done] {
-    const auto found = FindRun(request.run_id());
-    if (!found.ok()) return done(found.status());
-    LiveRun* run = *found;
-    if (const absl::Status may = CheckTrainedHere(*run, "paused"); !may.ok()) return done(may);
-    if (const absl::Status may = CheckCommandable(*run, "paused"); !may.ok()) return done(may);
-    if (!run->record.pause_wanted()) {
-      v1::Command command;
-      command.mutable_pause();
-      AddCommand(run, std::move(command));
-      run->record.set_pause_wanted(true);
-      Touch(run, true);
-    }
-    ledger_->Then([this, id = run->id(), done](const absl::Status& status) {
-      if (!status.ok()) return done(Writable());
-      v1::PauseRunResponse response;
-      *response.mutable_run() = Snapshot(*runs_.at(id), absl::Now());
-      done(std::move(response));
-    });
-  });
+void Coordinator::PauseRun(v1::PauseRunRequest request, std::string by,
+                           Done<v1::PauseRunResponse> done) {
+  OnExecutor<v1::PauseRunResponse>(
+      done, [this, request = std::move(request), by = std::move(by), done] {
+        const auto found = FindRun(request.run_id());
+        if (!found.ok()) return done(found.status());
+        LiveRun* run = *found;
+        if (const absl::Status may = CheckTrainedHere(*run, "paused"); !may.ok()) return done(may);
+        if (const absl::Status may = CheckCommandable(*run, "paused"); !may.ok()) return done(may);
+        if (!run->record.pause_wanted()) {
+          NoteRequest(run, by, "pause");
+          v1::Command command;
+          command.mutable_pause();
+          AddCommand(run, std::move(command));
+          run->record.set_pause_wanted(true);
+          Touch(run, true);
+        }
+        ledger_->Then([this, id = run->id(), done](const absl::Status& status) {
+          if (!status.ok()) return done(Writable());
+          v1::PauseRunResponse response;
+          *response.mutable_run() = Snapshot(*runs_.at(id), absl::Now());
+          done(std::move(response));
+        });
+      });
 }
 
-void Coordinator::ResumeRun(v1::ResumeRunRequest request, Done<v1::ResumeRunResponse> done) {
-  OnExecutor<v1::ResumeRunResponse>(done, [this, request = std::move(request), done] {
-    const auto found = FindRun(request.run_id());
-    if (!found.ok()) return done(found.status());
-    LiveRun* run = *found;
-    if (const absl::Status may = CheckTrainedHere(*run, "resumed"); !may.ok()) return done(may);
-    if (const absl::Status may = CheckCommandable(*run, "resumed"); !may.ok()) return done(may);
-    if (run->record.pause_wanted()) {
-      v1::Command command;
-      command.mutable_resume();
-      AddCommand(run, std::move(command));
-      run->record.set_pause_wanted(false);
-      Touch(run, true);
-    }
-    ledger_->Then([this, id = run->id(), done](const absl::Status& status) {
-      if (!status.ok()) return done(Writable());
-      v1::ResumeRunResponse response;
-      *response.mutable_run() = Snapshot(*runs_.at(id), absl::Now());
-      done(std::move(response));
-    });
-  });
+void Coordinator::ResumeRun(v1::ResumeRunRequest request, std::string by,
+                            Done<v1::ResumeRunResponse> done) {
+  OnExecutor<v1::ResumeRunResponse>(
+      done, [this, request = std::move(request), by = std::move(by), done] {
+        const auto found = FindRun(request.run_id());
+        if (!found.ok()) return done(found.status());
+        LiveRun* run = *found;
+        if (const absl::Status may = CheckTrainedHere(*run, "resumed"); !may.ok()) return done(may);
+        if (const absl::Status may = CheckCommandable(*run, "resumed"); !may.ok()) return done(may);
+        if (run->record.pause_wanted()) {
+          NoteRequest(run, by, "resume");
+          v1::Command command;
+          command.mutable_resume();
+          AddCommand(run, std::move(command));
+          run->record.set_pause_wanted(false);
+          Touch(run, true);
+        }
+        ledger_->Then([this, id = run->id(), done](const absl::Status& status) {
+          if (!status.ok()) return done(Writable());
+          v1::ResumeRunResponse response;
+          *response.mutable_run() = Snapshot(*runs_.at(id), absl::Now());
+          done(std::move(response));
+        });
+      });
 }
 
-void Coordinator::StopRun(v1::StopRunRequest request, Done<v1::StopRunResponse> done) {
-  OnExecutor<v1::StopRunResponse>(done, [this, request = std::move(request), done] {
-    const auto found = FindRun(request.run_id());
-    if (!found.ok()) return done(found.status());
-    LiveRun* run = *found;
-    const v1::RunState state = run->record.run().state();
-    if (state == v1::RUN_STATE_COMPLETED || state == v1::RUN_STATE_FAILED) {
-      return done(absl::FailedPreconditionError(
-          absl::StrCat("run ", run->id(), " has already ",
-                       state == v1::RUN_STATE_FAILED ? "failed" : "completed")));
-    }
-    if (state != v1::RUN_STATE_STOPPED && !run->record.stop_wanted()) {
-      if (const absl::Status writable = Writable(); !writable.ok()) return done(writable);
-      if (run->external()) {
-        End(run, v1::RUN_STATE_STOPPED, "stopped by request; its trainer hears of it");
-      } else if (state == v1::RUN_STATE_PENDING) {
-        End(run, v1::RUN_STATE_STOPPED, "stopped before it began");
-      } else if (state == v1::RUN_STATE_RECOVERING) {
-        End(run, v1::RUN_STATE_STOPPED, "stopped while it waited to go on from its checkpoint");
-      } else {
+void Coordinator::StopRun(v1::StopRunRequest request, std::string by,
+                          Done<v1::StopRunResponse> done) {
+  OnExecutor<v1::StopRunResponse>(
+      done, [this, request = std::move(request), by = std::move(by), done] {
+        const auto found = FindRun(request.run_id());
+        if (!found.ok()) return done(found.status());
+        LiveRun* run = *found;
+        const v1::RunState state = run->record.run().state();
+        if (state == v1::RUN_STATE_COMPLETED || state == v1::RUN_STATE_FAILED) {
+          return done(absl::FailedPreconditionError(
+              absl::StrCat("run ", run->id(), " has already ",
+                           state == v1::RUN_STATE_FAILED ? "failed" : "completed")));
+        }
+        if (state != v1::RUN_STATE_STOPPED && !run->record.stop_wanted()) {
+          if (const absl::Status writable = Writable(); !writable.ok()) return done(writable);
+          NoteRequest(run, by, "stop");
+          if (run->external()) {
+            End(run, v1::RUN_STATE_STOPPED, "stopped by request; its trainer hears of it");
+          } else if (state == v1::RUN_STATE_PENDING) {
+            End(run, v1::RUN_STATE_STOPPED, "stopped before it began");
+          } else if (state == v1::RUN_STATE_RECOVERING) {
+            End(run, v1::RUN_STATE_STOPPED, "stopped while it waited to go on from its checkpoint");
+          } else {
+            v1::Command command;
+            command.mutable_stop();
+            AddCommand(run, std::move(command));
+            run->record.set_stop_wanted(true);
+            run->record.mutable_run()->set_detail("stopping: writes a checkpoint first");
+            Touch(run, true);
+          }
+        }
+        ledger_->Then([this, id = run->id(), done](const absl::Status& status) {
+          if (!status.ok()) return done(Writable());
+          v1::StopRunResponse response;
+          *response.mutable_run() = Snapshot(*runs_.at(id), absl::Now());
+          done(std::move(response));
+        });
+      });
+}
+
+void Coordinator::ExportRun(v1::ExportRunRequest request, std::string by,
+                            Done<v1::ExportRunResponse> done) {
+  OnExecutor<v1::ExportRunResponse>(
+      done, [this, request = std::move(request), by = std::move(by), done] {
+        const auto found = FindRun(request.run_id());
+        if (!found.ok()) return done(found.status());
+        LiveRun* run = *found;
+        if (const absl::Status may = CheckTrainedHere(*run, "exported"); !may.ok())
+          return done(may);
+        if (const absl::Status may = CheckCommandable(*run, "exported"); !may.ok())
+          return done(may);
+        if (run->export_waiters.size() >= kExportWaitersMax) {
+          return done(absl::ResourceExhaustedError(
+              absl::StrCat("run ", run->id(), " has ", kExportWaitersMax,
+                           " exports waiting; retry when they are done")));
+        }
+        NoteRequest(run, by, "export");
         v1::Command command;
-        command.mutable_stop();
-        AddCommand(run, std::move(command));
-        run->record.set_stop_wanted(true);
-        run->record.mutable_run()->set_detail("stopping: writes a checkpoint first");
-        Touch(run, true);
-      }
-    }
-    ledger_->Then([this, id = run->id(), done](const absl::Status& status) {
-      if (!status.ok()) return done(Writable());
-      v1::StopRunResponse response;
-      *response.mutable_run() = Snapshot(*runs_.at(id), absl::Now());
-      done(std::move(response));
-    });
-  });
-}
-
-void Coordinator::ExportRun(v1::ExportRunRequest request, Done<v1::ExportRunResponse> done) {
-  OnExecutor<v1::ExportRunResponse>(done, [this, request = std::move(request), done] {
-    const auto found = FindRun(request.run_id());
-    if (!found.ok()) return done(found.status());
-    LiveRun* run = *found;
-    if (const absl::Status may = CheckTrainedHere(*run, "exported"); !may.ok()) return done(may);
-    if (const absl::Status may = CheckCommandable(*run, "exported"); !may.ok()) return done(may);
-    if (run->export_waiters.size() >= kExportWaitersMax) {
-      return done(
-          absl::ResourceExhaustedError(absl::StrCat("run ", run->id(), " has ", kExportWaitersMax,
-                                                    " exports waiting; retry when they are done")));
-    }
-    v1::Command command;
-    command.mutable_export_()->set_directory(request.directory());
-    const uint64_t sequence = AddCommand(run, std::move(command));
-    run->export_waiters.push_back({sequence, done});
-    Touch(run, false);
-  });
+        command.mutable_export_()->set_directory(request.directory());
+        const uint64_t sequence = AddCommand(run, std::move(command));
+        run->export_waiters.push_back({sequence, done});
+        Touch(run, false);
+      });
 }
 
 uint64_t Coordinator::AddCommand(LiveRun* run, v1::Command command) {
@@ -519,6 +534,7 @@ void Coordinator::End(LiveRun* run, v1::RunState state, const std::string& detai
   if (run->pretrain_heldout.has_value() && state == v1::RUN_STATE_COMPLETED) {
     public_run->mutable_summary()->set_heldout_loss_end_pretrain(*run->pretrain_heldout);
   }
+  LapseWaiting(run, "the run ended before anybody approved it");
   for (auto& [id, decision] : run->open_decisions) {
     if (decision.state() == v1::DECISION_STATE_APPLIED) continue;
     // What was applied stays as it is, with nothing said about what it did.

@@ -34,6 +34,8 @@ int main(int argc, char** argv) {
   espalier::coordinator::CoordinatorOptions options;
   double lease_seconds = 10;
   espalier::rpc::AddServerFlags(app, &server_options);
+  espalier::rpc::ClientSecurity client_security;  // towards PolicyServices
+  espalier::rpc::AddClientFlags(app, &client_security);
   espalier::rpc::TraceOptions traces;
   espalier::rpc::AddTraceFlags(app, &traces);
   app.add_option("--trace-every", options.trace_every,
@@ -55,6 +57,8 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   espalier::observe::InitLogging(argv[0]);
   options.lease = absl::Seconds(lease_seconds);
+  if (const auto used = espalier::rpc::UseClientSecurity(client_security); !used.ok())
+    return Fail(used);
 
   const std::array<std::span<const espalier::observe::MetricSpec>, 3> tables = {
       espalier::coordinator::CoordinatorMetricTable(), espalier::rpc::CallMetricTable(),

@@ -24,6 +24,7 @@ void Pilot::Restart(uint64_t base_step) {
   placement_window_.Clear();
   prune_checked_ = true;
   imbalance_.reset();
+  window_filled_ = false;
 }
 
 void Pilot::AddTo(Window* window, uint64_t steps, const std::vector<LayerStep>& layers) {
@@ -69,6 +70,7 @@ void Pilot::Observe(uint64_t last_step, const std::vector<LayerStep>& layers) {
                      ? 1
                      : sum / static_cast<double>(placement_window_.rank_loads.size());
     placement_window_.Clear();
+    window_filled_ = true;
   }
 }
 

@@ -8,6 +8,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "espalier/v1/run_spec.pb.h"
@@ -46,6 +47,8 @@ class Pilot {
   void Observe(uint64_t last_step, const std::vector<LayerStep>& layers);
   // At most one intent; asks again at the next window when nothing came of it.
   std::optional<Intent> Decide(const Situation& situation);
+  // Whether a placement window has filled since this was last asked.
+  bool TakeWindow() { return std::exchange(window_filled_, false); }
   // Nothing is prunable after policy.latest_step any more.
   bool PrunePast(uint64_t step) const;
   // Steps of recorded loads that are enough to rebuild after a restart.
@@ -73,6 +76,7 @@ class Pilot {
   bool prune_checked_ = true;  // the newest prune window was judged by Decide
   // Imbalance of the newest full placement window until Decide has judged it.
   std::optional<double> imbalance_;
+  bool window_filled_ = false;
 };
 
 }  // namespace espalier::coordinator

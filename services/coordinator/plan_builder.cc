@@ -136,18 +136,22 @@ double ExpertBytes(const v1::PlacementPolicy& policy, const v1::ModelSpec& model
   return 3.0 * model.width() * model.expert_width() * kBytesPerParameter;
 }
 
-v1::Plan BuildPlan(const PlanInput& input) {
+namespace {
+
+v1::Plan StartPlan(const PlanInput& input) {
   v1::Plan plan;
   plan.set_first_step(input.first_step);
   plan.set_last_step(input.last_step);
   plan.set_score(input.prune.score());
-  if (input.layers.empty()) {
-    plan.set_empty(true);
-    plan.set_reason("no loads are recorded yet; let the run take some steps first");
-    return plan;
-  }
-  const planner::PlanRequest request = ToRequest(input);
-  const planner::JointPlan joint = planner::MakePlan(request);
+  if (!input.layers.empty()) return plan;
+  plan.set_empty(true);
+  plan.set_reason("no loads are recorded yet; let the run take some steps first");
+  return plan;
+}
+
+v1::Plan ToPlan(const PlanInput& input, const planner::PlanRequest& request,
+                const planner::JointPlan& joint) {
+  v1::Plan plan = StartPlan(input);
   uint64_t dropped = 0;
   for (const planner::LayerPlan& layer : joint.layers) {
     const v1::LayerCertificate& certificate = *plan.add_layers() = ToCertificate(input, layer);
@@ -172,6 +176,20 @@ v1::Plan BuildPlan(const PlanInput& input) {
   plan.set_empty(joint.empty && dropped == 0);
   plan.set_reason(joint.reason);
   return plan;
+}
+
+}  // namespace
+
+v1::Plan BuildPlan(const PlanInput& input) {
+  if (input.layers.empty()) return StartPlan(input);
+  const planner::PlanRequest request = ToRequest(input);
+  return ToPlan(input, request, planner::MakePlan(request));
+}
+
+v1::Plan CertifyLayout(const PlanInput& input, const std::map<int, planner::LayerTarget>& targets) {
+  if (input.layers.empty()) return StartPlan(input);
+  const planner::PlanRequest request = ToRequest(input);
+  return ToPlan(input, request, planner::CertifyPlan(request, targets));
 }
 
 }  // namespace espalier::coordinator

@@ -44,6 +44,10 @@ struct PlanInput {
 // Never keeps fewer than top_k experts. `empty` and `reason` say when there is nothing worth doing.
 v1::Plan BuildPlan(const PlanInput& input);
 
+// A plan that somebody else made, with the same certificate: `targets` as in planner::CertifyPlan.
+v1::Plan CertifyLayout(const PlanInput& input,
+                       const std::map<int, planner::LayerTarget>& targets);
+
 planner::StabilityOptions ToStabilityOptions(const v1::PrunePolicy& policy);
 // Weights and optimizer state that move with one expert.
 double ExpertBytes(const v1::PlacementPolicy& policy, const v1::ModelSpec& model);

@@ -16,11 +16,19 @@ class PlanServiceImpl : public v1::PlanService::CallbackService {
     return UnaryCall<v1::ProposePlanResponse>::Start(
         response, [&](auto done) { coordinator_->ProposePlan(*request, std::move(done)); });
   }
-  grpc::ServerUnaryReactor* ApplyPlan(grpc::CallbackServerContext*,
+  grpc::ServerUnaryReactor* ApplyPlan(grpc::CallbackServerContext* context,
                                       const v1::ApplyPlanRequest* request,
                                       v1::ApplyPlanResponse* response) override {
-    return UnaryCall<v1::ApplyPlanResponse>::Start(
-        response, [&](auto done) { coordinator_->ApplyPlan(*request, std::move(done)); });
+    return UnaryCall<v1::ApplyPlanResponse>::Start(response, [&](auto done) {
+      coordinator_->ApplyPlan(*request, rpc::CallerOf(*context), std::move(done));
+    });
+  }
+  grpc::ServerUnaryReactor* RejectDecision(grpc::CallbackServerContext* context,
+                                           const v1::RejectDecisionRequest* request,
+                                           v1::RejectDecisionResponse* response) override {
+    return UnaryCall<v1::RejectDecisionResponse>::Start(response, [&](auto done) {
+      coordinator_->RejectDecision(*request, rpc::CallerOf(*context), std::move(done));
+    });
   }
   grpc::ServerUnaryReactor* ListDecisions(grpc::CallbackServerContext*,
                                           const v1::ListDecisionsRequest* request,
@@ -34,11 +42,12 @@ class PlanServiceImpl : public v1::PlanService::CallbackService {
     return UnaryCall<v1::ExplainDecisionResponse>::Start(
         response, [&](auto done) { coordinator_->ExplainDecision(*request, std::move(done)); });
   }
-  grpc::ServerUnaryReactor* RollbackDecision(grpc::CallbackServerContext*,
+  grpc::ServerUnaryReactor* RollbackDecision(grpc::CallbackServerContext* context,
                                              const v1::RollbackDecisionRequest* request,
                                              v1::RollbackDecisionResponse* response) override {
-    return UnaryCall<v1::RollbackDecisionResponse>::Start(
-        response, [&](auto done) { coordinator_->RollbackDecision(*request, std::move(done)); });
+    return UnaryCall<v1::RollbackDecisionResponse>::Start(response, [&](auto done) {
+      coordinator_->RollbackDecision(*request, rpc::CallerOf(*context), std::move(done));
+    });
   }
 
  private:

@@ -40,7 +40,16 @@ void LiveRun::Record(const v1::SeriesPoint& point, double experts_seconds) {
 
 const v1::Decision* LiveRun::pending_decision() const {
   for (const auto& [id, decision] : open_decisions) {
-    if (decision.state() != v1::DECISION_STATE_APPLIED) return &decision;
+    if (decision.state() != v1::DECISION_STATE_APPLIED &&
+        decision.state() != v1::DECISION_STATE_WAITING)
+      return &decision;
+  }
+  return nullptr;
+}
+
+v1::Decision* LiveRun::waiting_decision() {
+  for (auto& [id, decision] : open_decisions) {
+    if (decision.state() == v1::DECISION_STATE_WAITING) return &decision;
   }
   return nullptr;
 }
@@ -70,7 +79,8 @@ bool IsEnded(v1::RunState state) {
 
 bool IsOpen(v1::DecisionState state) {
   return state == v1::DECISION_STATE_COMMANDED || state == v1::DECISION_STATE_APPLIED ||
-         state == v1::DECISION_STATE_OBSERVED || state == v1::DECISION_STATE_ROLLING_BACK;
+         state == v1::DECISION_STATE_OBSERVED || state == v1::DECISION_STATE_ROLLING_BACK ||
+         state == v1::DECISION_STATE_WAITING;
 }
 
 const char* StateWord(v1::RunState state) {

@@ -67,6 +67,8 @@ struct LiveRun {
   bool manned() const { return !ended() && record.members_size() > 0; }
   // The decision that must come to its end before another is made; null when there is none.
   const v1::Decision* pending_decision() const;
+  // The one that waits for approval, of which there is at most one; else null.
+  v1::Decision* waiting_decision();
   // Last step of the stage that `step` belongs to; far away where nobody knows.
   uint64_t stage_end(uint64_t step) const;
   // Newest step that reads may ask for.
@@ -99,6 +101,8 @@ struct LiveRun {
   uint64_t lost_steps = 0;                                // of the book, as far as an event told
   uint64_t expired_at = 0;                 // step at which old loads were last expired
   std::string skipped_reason;              // why the policy made no plan, as last said
+  bool policy_asked = false;               // its PolicyService is thinking
+  absl::Time policy_retry_at = absl::InfinitePast();  // it failed: not asked before
   bool dirty = false;                      // the record must be written
   bool touched = false;                    // watchers must hear
   std::vector<v1::RunEvent> fresh_events;  // since the last notification, at most kFreshEventsMax

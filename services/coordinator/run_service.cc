@@ -106,11 +106,11 @@ class RunServiceImpl : public v1::RunService::CallbackService {
  public:
   explicit RunServiceImpl(Coordinator* coordinator) : coordinator_(coordinator) {}
 
-  grpc::ServerUnaryReactor* SubmitRun(grpc::CallbackServerContext*,
+  grpc::ServerUnaryReactor* SubmitRun(grpc::CallbackServerContext* context,
                                       const v1::SubmitRunRequest* request,
                                       v1::SubmitRunResponse* response) override {
     return UnaryCall<v1::SubmitRunResponse>::Start(
-        response, [&](auto done) { coordinator_->SubmitRun(*request, std::move(done)); });
+        response, [&](auto done) { coordinator_->SubmitRun(*request, rpc::CallerOf(*context), std::move(done)); });
   }
   grpc::ServerUnaryReactor* GetRun(grpc::CallbackServerContext*, const v1::GetRunRequest* request,
                                    v1::GetRunResponse* response) override {
@@ -131,28 +131,28 @@ class RunServiceImpl : public v1::RunService::CallbackService {
                            [feed](const absl::Status& status) { feed->End(rpc::ToGrpc(status)); });
     return call;
   }
-  grpc::ServerUnaryReactor* PauseRun(grpc::CallbackServerContext*,
+  grpc::ServerUnaryReactor* PauseRun(grpc::CallbackServerContext* context,
                                      const v1::PauseRunRequest* request,
                                      v1::PauseRunResponse* response) override {
     return UnaryCall<v1::PauseRunResponse>::Start(
-        response, [&](auto done) { coordinator_->PauseRun(*request, std::move(done)); });
+        response, [&](auto done) { coordinator_->PauseRun(*request, rpc::CallerOf(*context), std::move(done)); });
   }
-  grpc::ServerUnaryReactor* ResumeRun(grpc::CallbackServerContext*,
+  grpc::ServerUnaryReactor* ResumeRun(grpc::CallbackServerContext* context,
                                       const v1::ResumeRunRequest* request,
                                       v1::ResumeRunResponse* response) override {
     return UnaryCall<v1::ResumeRunResponse>::Start(
-        response, [&](auto done) { coordinator_->ResumeRun(*request, std::move(done)); });
+        response, [&](auto done) { coordinator_->ResumeRun(*request, rpc::CallerOf(*context), std::move(done)); });
   }
-  grpc::ServerUnaryReactor* StopRun(grpc::CallbackServerContext*, const v1::StopRunRequest* request,
+  grpc::ServerUnaryReactor* StopRun(grpc::CallbackServerContext* context, const v1::StopRunRequest* request,
                                     v1::StopRunResponse* response) override {
     return UnaryCall<v1::StopRunResponse>::Start(
-        response, [&](auto done) { coordinator_->StopRun(*request, std::move(done)); });
+        response, [&](auto done) { coordinator_->StopRun(*request, rpc::CallerOf(*context), std::move(done)); });
   }
-  grpc::ServerUnaryReactor* ExportRun(grpc::CallbackServerContext*,
+  grpc::ServerUnaryReactor* ExportRun(grpc::CallbackServerContext* context,
                                       const v1::ExportRunRequest* request,
                                       v1::ExportRunResponse* response) override {
     return UnaryCall<v1::ExportRunResponse>::Start(
-        response, [&](auto done) { coordinator_->ExportRun(*request, std::move(done)); });
+        response, [&](auto done) { coordinator_->ExportRun(*request, rpc::CallerOf(*context), std::move(done)); });
   }
   grpc::ServerUnaryReactor* ListWorkers(grpc::CallbackServerContext*,
                                         const v1::ListWorkersRequest* request,

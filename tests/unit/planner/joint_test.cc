@@ -207,5 +207,47 @@ TEST(MakePlan, SaysWhatCopiesOfAHotExpertWouldGive) {
   EXPECT_LT(layer.replicas[0].max_over_mean_with_copies, 1.2);
 }
 
+TEST(CertifyPlan, SaysOfAPlanWhatItsMakerSaid) {
+  for (int seed = 0; seed < 100; ++seed) {
+    SCOPED_TRACE(seed);
+    PlanRequest request;
+    request.topology.rank_count = 1 + seed % 5;
+    request.layers = RandomLayers(seed, 3, 24, request.topology.rank_count);
+    request.prune.beta = 0.1;
+    request.prunable = {0, 2, 4};
+    request.cost = {.step_seconds = 1, .experts_seconds = 0.5, .expert_bytes = 1e6,
+                    .bytes_per_second = 1e9};
+    const JointPlan made = MakePlan(request);
+    std::map<int, LayerTarget> targets;
+    for (const LayerPlan& layer : made.layers) targets[layer.layer] = {layer.experts, layer.ranks};
+    const JointPlan certified = CertifyPlan(request, targets);
+    EXPECT_EQ(made.experts_pruned, certified.experts_pruned);
+    EXPECT_EQ(made.experts_moved, certified.experts_moved);
+    EXPECT_DOUBLE_EQ(made.imbalance_before, certified.imbalance_before);
+    EXPECT_NEAR(made.imbalance_after, certified.imbalance_after, 1e-12);
+    EXPECT_NEAR(made.gap_to_lower_bound, certified.gap_to_lower_bound, 1e-12);
+    EXPECT_NEAR(made.step_seconds_predicted, certified.step_seconds_predicted, 1e-12);
+    EXPECT_DOUBLE_EQ(made.move_seconds, certified.move_seconds);
+    ASSERT_EQ(made.layers.size(), certified.layers.size());
+    for (size_t l = 0; l < made.layers.size(); ++l) {
+      EXPECT_EQ(made.layers[l].pruned, certified.layers[l].pruned);
+      EXPECT_NEAR(made.layers[l].max_over_mean_after, certified.layers[l].max_over_mean_after,
+                  1e-12);
+      EXPECT_DOUBLE_EQ(made.layers[l].pruned_load_share, certified.layers[l].pruned_load_share);
+    }
+  }
+}
+
+TEST(CertifyPlan, LayersWithoutATargetStay) {
+  PlanRequest request;
+  request.topology.rank_count = 4;
+  request.layers = RandomLayers(1, 3, 24, 4);
+  const JointPlan plan = CertifyPlan(request, {});
+  EXPECT_TRUE(plan.empty);
+  EXPECT_EQ(plan.imbalance_before, plan.imbalance_after);
+  for (size_t l = 0; l < plan.layers.size(); ++l)
+    EXPECT_EQ(plan.layers[l].ranks, request.layers[l].ranks);
+}
+
 }  // namespace
 }  // namespace espalier::planner
