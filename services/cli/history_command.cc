@@ -1,4 +1,4 @@
-// history events, gaps and backup: what happened and who asked for it, what was never recorded, and a copy of what was.
+// history gaps and history backup: what was never recorded, and a copy of what was.
 #include <limits>
 
 #include "CLI/CLI.hpp"
@@ -54,40 +54,18 @@ absl::StatusOr<int> Gaps(const Context& context, const std::string& run_id) {
   return kExitOk;
 }
 
-absl::StatusOr<int> Events(const Context& context, const std::string& run_id) {
-  HistoryStub stub(rpc::MakeChannel(context.coordinator));
-  v1::ListEventsRequest request;
-  request.set_run_id(run_id);
-  request.set_page_size(kPageSize);
-  v1::ListEventsResponse all;
-  for (int page = 0; page < kPagesMax; ++page) {
-    ASSIGN_OR_RETURN(
-        const v1::ListEventsResponse response,
-        Call(stub, &HistoryStub::ListEvents, request, "coordinator", context.coordinator));
-    all.mutable_events()->MergeFrom(response.events());
-    if (response.next_page_token().empty()) break;
-    request.set_page_token(response.next_page_token());
-  }
-  context.Print(all, [&] {
-    std::string text;
-    for (const v1::RunEvent& event : all.events())
-      absl::StrAppend(&text, RenderEvent(event, context.style), "\n");
-    return text;
-  });
-  return kExitOk;
-}
-
-absl::StatusOr<int> Backup(const Context& context, const std::string& name) {
+absl::StatusOr<int> Backup(const Context& context, const std::string& name, uint32_t keep) {
   HistoryStub stub(rpc::MakeChannel(context.coordinator));
   v1::CreateBackupRequest request;
   request.set_name(name);
+  request.set_keep(keep);
   ASSIGN_OR_RETURN(
       const v1::CreateBackupResponse response,
       Call(stub, &HistoryStub::CreateBackup, request, "coordinator", context.coordinator));
   context.Print(response, [&] {
     return absl::StrCat("Backup of ", Count(static_cast<double>(response.bytes())), " B in ",
-                        Printable(response.path()), "\nStart from it: espalier-coordinator --data ",
-                        Printable(response.path()), "\n");
+                        Printable(response.path()), "\nStart from it: espalier-coordinator --restore ",
+                        Printable(response.path()), " --data NEW_FOLDER\n");
   });
   return kExitOk;
 }
@@ -104,19 +82,17 @@ void AddHistoryCommands(CLI::App& app, Context& context) {
   gaps->callback([&context, run_id] {
     context.action = [&context, run_id] { return Gaps(context, *run_id); };
   });
-  auto* events = history->add_subcommand(
-      "events", "Everything that happened to a run, in order, and who asked for it");
-  events->add_option("run", *run_id, "Run id, a unique prefix of it, or the run's name")
-      ->required();
-  events->callback([&context, run_id] {
-    context.action = [&context, run_id] { return Events(context, *run_id); };
-  });
   auto name = std::make_shared<std::string>();
   auto* backup = history->add_subcommand(
       "backup", "Write a consistent copy of the coordinator's directory on its machine");
   backup->add_option("--name", *name, "Folder of the backup; the time when absent");
-  backup->callback(
-      [&context, name] { context.action = [&context, name] { return Backup(context, *name); }; });
+  auto keep = std::make_shared<uint32_t>(0);
+  backup->add_option("--keep", *keep, "Then keep only the newest so many; 0 keeps all")
+      ->check(CLI::Range(0, 100000))
+      ->capture_default_str();
+  backup->callback([&context, name, keep] {
+    context.action = [&context, name, keep] { return Backup(context, *name, *keep); };
+  });
 }
 
 }  // namespace espalier::cli

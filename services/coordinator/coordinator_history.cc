@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "libs/base/status_macros.h"
 #include "libs/observe/log.h"
+#include "services/coordinator/backups.h"
 #include "services/coordinator/coordinator.h"
 #include "services/coordinator/paging.h"
 
@@ -255,7 +256,7 @@ void Coordinator::CreateBackup(v1::CreateBackupRequest request,
   const std::filesystem::path folder = options_.backups.empty()
                                            ? std::filesystem::path(options_.data + ".backups")
                                            : std::filesystem::path(options_.backups);
-  const bool posted = pool_.TryPost([this, folder, name, done] {
+  const bool posted = pool_.TryPost([this, folder, name, keep = request.keep(), done] {
     done([&]() -> absl::StatusOr<v1::CreateBackupResponse> {
       std::error_code error;
       std::filesystem::create_directories(folder, error);
@@ -267,12 +268,9 @@ void Coordinator::CreateBackup(v1::CreateBackupRequest request,
       v1::CreateBackupResponse response;
       response.set_path((folder / name).string());
       RETURN_IF_ERROR(ledger_->Backup(response.path()));
-      uint64_t bytes = 0;
-      for (const auto& file : std::filesystem::recursive_directory_iterator(folder / name, error)) {
-        if (file.is_regular_file(error)) bytes += file.file_size(error);
-      }
-      response.set_bytes(bytes);
-      LOG(INFO) << "backup_written path=" << response.path() << " bytes=" << bytes;
+      response.set_bytes(BytesBelow(response.path()));
+      LOG(INFO) << "backup_written path=" << response.path() << " bytes=" << response.bytes();
+      if (keep > 0) RETURN_IF_ERROR(KeepNewest(folder, response.path(), keep));
       return response;
     }());
   });

@@ -11,6 +11,7 @@
 #include "libs/rpc/call_metrics.h"
 #include "libs/rpc/call_traces.h"
 #include "libs/rpc/flags.h"
+#include "services/coordinator/backups.h"
 #include "services/coordinator/coordinator.h"
 #include "services/coordinator/coordinator_metrics.h"
 #include "services/coordinator/services.h"
@@ -47,6 +48,10 @@ int main(int argc, char** argv) {
       ->required();
   app.add_option("--backup-dir", options.backups,
                  "Directory that backups are written to; DATA.backups when absent");
+  std::string restore;
+  app.add_option("--restore", restore,
+                 "Backup to begin from: copied to --data where that is empty or not there yet, else "
+                 "left alone");
   app.add_option("--retain-steps", options.retain_steps,
                  "Newest steps of a run whose loads are kept one by one; sixteen times as many at "
                  "each coarser resolution; 0 keeps all")
@@ -72,6 +77,8 @@ int main(int argc, char** argv) {
       espalier::rpc::MakeOtlpExporter(traces, "espalier-coordinator", "", &metrics);
   if (!exporter.ok()) return Fail(exporter.status());
   options.spans = server_options.spans = exporter->get();
+  if (const auto begun = espalier::coordinator::BeginFromBackup(options.data, restore); !begun.ok())
+    return Fail(begun);
   auto coordinator = espalier::coordinator::Coordinator::Start(options);
   if (!coordinator.ok()) return Fail(coordinator.status());
   const auto runs = espalier::coordinator::MakeRunService(coordinator->get());

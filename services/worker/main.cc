@@ -44,6 +44,9 @@ int main(int argc, char** argv) {
   app.add_option("--device", options.device,
                  "What trains: cpu, cuda (the first GPU that is visible) or cuda:N; one worker a GPU")
       ->capture_default_str();
+  app.add_flag("--once", options.once,
+               "Leave after one run has ended: exit code 0 when it completed or was stopped, 1 when it "
+               "failed; for jobs");
   espalier::rpc::ServerOptions metrics_port;
   app.add_option("--metrics-listen", metrics_port.metrics_address,
                  "host:port to serve Prometheus metrics on, at /metrics; none when absent");
@@ -86,8 +89,8 @@ int main(int argc, char** argv) {
   options.spans = exporter->get();
   auto worker = espalier::worker::Worker::Start(options);
   if (!worker.ok()) return Fail(worker.status());
-  espalier::rpc::WaitForTermination();
+  espalier::rpc::WaitForTermination([&] { return (*worker)->finished().has_value(); });
   LOG(INFO) << "worker_stopping";
   (*worker)->Stop();
-  return 0;
+  return (*worker)->finished().value_or(true) ? 0 : 1;
 }

@@ -200,6 +200,15 @@ void Worker::Train(const v1::Assignment& assignment, Session& session) {
   LOG(INFO) << "assignment_ended run=" << assignment.run_id() << " rank=" << assignment.rank()
             << " outcome=" << v1::AssignmentEnd::Outcome_Name(outcome) << " status=" << status;
   session.End(outcome, std::string(status.message()));
+  // An interrupted run goes on from its checkpoint, perhaps here.
+  if (!options_.once || outcome == v1::AssignmentEnd::OUTCOME_INTERRUPTED) return;
+  absl::MutexLock lock(&mutex_);
+  finished_ = status.ok();
+}
+
+std::optional<bool> Worker::finished() {
+  absl::MutexLock lock(&mutex_);
+  return finished_;
 }
 
 absl::Status Worker::TrainOver(const v1::Assignment& assignment, Session& session, bool* stopped) {

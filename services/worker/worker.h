@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -24,6 +25,7 @@ struct WorkerOptions {
   std::string data_root = ".";
   int threads = 0;                     // 0: the run's share of this machine's cores
   std::string device = "cpu";          // "cpu", "cuda" or "cuda:N"
+  bool once = false;                   // one run, then no other
   WorkerMetrics* metrics = nullptr;    // not owned; outlives the worker
   observe::SpanSink* spans = nullptr;  // likewise
 
@@ -47,6 +49,8 @@ class Worker {
   ~Worker();
   // Leaves the run, if any, and the coordinator.
   void Stop();
+  // With WorkerOptions::once, after the one run: whether it completed or was stopped (true), or failed.
+  std::optional<bool> finished();
 
  private:
   Worker(WorkerOptions options, std::unique_ptr<collective::LinkListener> listener);
@@ -65,6 +69,7 @@ class Worker {
   v1::Assignment next_assignment_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Session> running_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::optional<bool> finished_ ABSL_GUARDED_BY(mutex_);
 
   std::unique_ptr<FleetClient> client_;
   std::thread trainer_;

@@ -45,7 +45,7 @@ class ForeignPolicy(unittest.TestCase):
             suite.wait_step(run_id, suite.step(run_id) + 40)
             suite.cli("run", "stop", run_id)
             suite.wait_end(run_id, "RUN_STATE_STOPPED")
-            stopped = [e for e in suite.json("history", "events", run_id)["events"] if e.get("fields", {}).get("action") == "stop"]
+            stopped = [e for e in suite.json("events", run_id)["events"] if e.get("fields", {}).get("action") == "stop"]
             self.assertEqual(1, len(stopped), "who stopped it is on record")
             self.assertTrue(stopped[0]["fields"]["by"])
 
