@@ -190,16 +190,20 @@ containers:
       requests: {cpu: 50m, memory: 32Mi}
       limits: {cpu: 500m, memory: 256Mi}
     securityContext: {{- include "espalier.containerSecurity" . | nindent 6 }}
+    {{- if or .mounts (include "espalier.secretMounts" $secrets | trim) }}
     volumeMounts:
       {{- include "espalier.secretMounts" $secrets | nindent 6 }}
       {{- with .mounts }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
+    {{- end }}
+{{- if or .volumes (include "espalier.secretVolumes" $secrets | trim) }}
 volumes:
   {{- include "espalier.secretVolumes" $secrets | nindent 2 }}
   {{- with .volumes }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* What only holds between values. Every message names the value and the remedy. */}}

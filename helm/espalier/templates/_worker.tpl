@@ -91,7 +91,7 @@ spec:
         failureThreshold: 10
       resources:
         {{- if eq $v.device "cuda" }}
-        {{- $gpu := dict $v.gpu.resource 1 }}
+        {{- $gpu := dict $v.gpu.resource "1" }}
         {{- toYaml (dict "requests" (merge (dict) $gpu $v.resources.requests) "limits" (merge (dict) $gpu $v.resources.limits)) | nindent 8 }}
         {{- else }}
         {{- toYaml $v.resources | nindent 8 }}
