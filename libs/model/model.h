@@ -52,6 +52,7 @@ struct Batch {
 // Seconds per phase summed since the caller last cleared it.
 struct PhaseSeconds {
   double attention = 0, router = 0, dispatch = 0, experts = 0, combine = 0, head = 0;
+  double exposed = 0;  // of all this, and of reductions, what GPUs spent waiting for their peers
 };
 
 // Tokens routed to each expert alive of one layer (aligned with LayerLayout::ids), from this rank's tokens only.
@@ -103,7 +104,9 @@ struct ModelOptions {
   Device device = Device::kCpu;
   Precision precision = Precision::kFp32;  // of weights in products and of activations; bf16 on CUDA alone
   int device_index = 0;                    // which GPU
+  bool peer_memory = true;                 // GPUs of one host exchange through each other's memory where they can
   int threads = 1;                         // CPU threads
+  bool recompute = false;  // keep layers' inputs alone for the backward pass, and compute the rest again; on CUDA alone
 };
 
 // Collective: every method marked (collective) must be called by all ranks alike, else they wait for ever (until the
@@ -181,8 +184,8 @@ class Model {
   virtual base::ThreadPool& thread_pool() = 0;
 
   virtual PhaseSeconds& phase_seconds() = 0;
-  // Passes add their phases to `timeline` from now on, which outlives them or is taken away by null. A model that records none
-  // leaves it empty.
+  // Training passes add their phases to `timeline` from now on, which outlives them or is taken away by null. A device model waits for its
+  // device at the end of a pass whose timeline is wanted, and leaves others empty.
   virtual void RecordTimeline(Timeline* timeline) { (void)timeline; }
 
   // Where parameters live on a device, their arrays in parameters() are empty: Fetch fills value and moments, Store takes

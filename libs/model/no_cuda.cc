@@ -25,6 +25,9 @@ absl::StatusOr<std::unique_ptr<Model<float>>> CreateModel(const ModelConfig& con
   if (options.precision != Precision::kFp32) {
     return absl::InvalidArgumentError("precision bf16 needs --device cuda; CPUs train in fp32");
   }
+  if (options.recompute) {
+    return absl::InvalidArgumentError("workers.recompute needs --device cuda; on CPUs leave it out");
+  }
   return Model<float>::Create(config, layout, communicator, seed, options.threads);
 }
 

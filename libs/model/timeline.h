@@ -37,7 +37,11 @@ class Timeline {
       ++left_out_;
     }
   }
+  // The step will be told for certain: a device that would else measure few passes in detail measures this one.
+  void Want(bool wanted) { wanted_ = wanted; }
+  bool wanted() const { return wanted_; }
   void Clear() {
+    wanted_ = false;
     marks_.clear();
     left_out_ = 0;
   }
@@ -48,6 +52,7 @@ class Timeline {
  private:
   std::vector<PhaseMark> marks_;
   size_t left_out_ = 0;
+  bool wanted_ = false;
 };
 
 }  // namespace espalier::model

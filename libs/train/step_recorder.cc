@@ -73,6 +73,7 @@ void StepRecorder::BeginStep(uint64_t step, v1::StageKind stage) {
   step_.entries.clear();
   entries_left_out_ = 0;
   timeline_.Clear();
+  timeline_.Want(sampler_.Regular(step));
   trace_ = observe::TraceOfStep(run_, step);
   root_ = observe::RankRoot(run_, epoch_, step, rank_);
   calls_ = std::make_shared<Calls>();

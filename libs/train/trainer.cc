@@ -117,7 +117,8 @@ absl::Status Run::MakeModel(const std::optional<model::CheckpointState>& checkpo
                                   {.device = state_.options.device,
                                    .precision = PrecisionOf(state_),
                                    .device_index = state_.options.device_index,
-                                   .threads = state_.options.threads});
+                                   .threads = state_.options.threads,
+                                   .recompute = state_.spec.workers().recompute()});
   RETURN_IF_ERROR(AgreeStatus(state_.communicator, model.status()));
   state_.model = *std::move(model);
   if (checkpoint) {

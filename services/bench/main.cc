@@ -62,6 +62,7 @@ int Main(int argc, char** argv) {
       ->check(CLI::PositiveNumber);
   train->add_option("--prune-share", options.prune_share, "Remove this share of each layer's experts after the steps, and measure again (natural routing)")
       ->check(CLI::Range(0.0, 0.9));
+  train->add_flag("--recompute", options.model.recompute, "Keep layers' inputs alone for the backward pass, and compute the rest again");
   train->add_flag("--output-norms", options.output_norms, "Measure what experts put out as well");
   train->add_flag("--json", as_json, "Print JSON");
   CLI11_PARSE(app, argc, argv);

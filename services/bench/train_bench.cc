@@ -237,6 +237,7 @@ absl::StatusOr<Json> RunTrainBench(const TrainBenchOptions& options) {
   json["device"] = options.model.device == model::Device::kCuda ? "cuda" : "cpu";
   json["precision"] = options.model.precision == model::Precision::kBf16 ? "bf16" : "fp32";
   json["qk_norm"] = options.geometry.config.qk_norm != model::QkNorm::kNone;
+  json["recompute"] = options.model.recompute;
   json["parameters"] = root.parameters;
   json["active_parameters"] = ActiveParameters(options.geometry);
   json["tokens_per_step"] = tokens;

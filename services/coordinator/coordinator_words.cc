@@ -328,6 +328,8 @@ void Coordinator::HandleStep(LiveRun* run, const CompleteStep& step) {
   point.set_imbalance(step.Imbalance());
   point.set_experts_alive(step.ExpertsAlive());
   point.set_step_seconds(step.StepSeconds());
+  if (step.joules.has_value() && step.tokens > 0)
+    point.set_joules_per_token(*step.joules / step.tokens);
   if (step.metrics.has_value()) {
     point.set_loss(step.metrics->loss());
     if (step.metrics->has_heldout_loss()) point.set_heldout_loss(step.metrics->heldout_loss());

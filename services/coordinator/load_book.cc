@@ -114,6 +114,10 @@ void LoadBook::Join(const v1::StepReport& report, Partial* partial) const {
   step.tokens += static_cast<double>(report.tokens());
   step.seconds = std::max(step.seconds, Seconds(report.duration()));
   step.experts_seconds = std::max(step.experts_seconds, report.phases().experts_seconds());
+  if (report.has_joules()) {
+    ++partial->told_joules;
+    step.joules = step.joules.value_or(0) + report.joules();
+  }
   // The figures of the whole run are the lowest rank's that has any; its stage counts, or rank 0's.
   const bool speaks =
       report.has_metrics() && (partial->metrics_rank < 0 || rank < partial->metrics_rank);
@@ -181,6 +185,7 @@ void LoadBook::Advance(std::vector<CompleteStep>* complete) {
       if ((!whole || first > complete_step_ + 1) && !impatient) return;
       if (first > complete_step_ + 1) GiveUp(complete_step_ + 1, first - 1);
       if (whole) {
+        if (oldest->second.told_joules < rank_count_) oldest->second.step.joules.reset();
         Finish(&oldest->second.step);
         complete->push_back(std::move(oldest->second.step));
       } else {

@@ -38,6 +38,7 @@ struct CompleteStep {
   double tokens = 0;           // over all ranks and steps covered
   double seconds = 0;          // slowest rank, all steps covered
   double experts_seconds = 0;  // most seconds in expert computation of any rank, all steps covered
+  std::optional<double> joules;  // over all ranks and steps covered; absent unless each told it
   std::optional<v1::StepMetrics> metrics;
   std::vector<LayerStep> layers;
 
@@ -78,6 +79,7 @@ class LoadBook {
   struct Partial {
     std::vector<bool> reported;  // by rank
     uint32_t count = 0;          // of reported
+    uint32_t told_joules = 0;    // ranks that did
     int metrics_rank = -1;       // rank that step.metrics is of
     CompleteStep step;           // of the ranks so far
   };

@@ -72,15 +72,12 @@ int main(int argc, char** argv) {
   const std::array<std::span<const espalier::observe::MetricSpec>, 2> tables = {
       espalier::worker::WorkerMetricTable(), espalier::observe::TraceMetricTable()};
   espalier::observe::Metrics metrics(tables);
-  std::unique_ptr<espalier::observe::EnergyMeter> meter;
-  std::unique_ptr<espalier::worker::WorkerMetrics> counted;
-  if (!metrics_port.metrics_address.empty()) {
-    metrics_port.metrics = &metrics;
-    meter = std::make_unique<espalier::observe::EnergyMeter>(
-        espalier::observe::FindEnergyCounters(espalier::observe::EnergyPlaces{}));
-    counted = std::make_unique<espalier::worker::WorkerMetrics>(&metrics, meter.get(), rates);
-    options.metrics = counted.get();
-  }
+  metrics_port.metrics = &metrics;
+  // Reports tell the energy, whether anybody scrapes metrics or not.
+  espalier::observe::EnergyMeter meter(
+      espalier::observe::FindEnergyCounters(espalier::observe::EnergyPlaces{}));
+  espalier::worker::WorkerMetrics counted(&metrics, &meter, rates);
+  options.metrics = &counted;
   const auto exposed = espalier::rpc::ServeMetrics(metrics_port);
   if (!exposed.ok()) return Fail(exposed.status());
   const auto exporter =

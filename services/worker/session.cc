@@ -47,7 +47,7 @@ void Session::AddCommand(const v1::Command& command) {
 
 void Session::Report(v1::StepReport report) {
   Sign(&report);
-  if (metrics_ != nullptr) metrics_->Report(run_id_, report);
+  if (metrics_ != nullptr) metrics_->Report(run_id_, &report);
   v1::AttachRequest word;
   *word.mutable_report() = std::move(report);
   Say(std::move(word));

@@ -128,7 +128,8 @@ void WorkerMetrics::Begin(const std::string& run, uint32_t rank) {
   metrics_->Set("espalier_worker_rank", {run}, rank);
 }
 
-void WorkerMetrics::Report(const std::string& run, const v1::StepReport& report) {
+void WorkerMetrics::Report(const std::string& run, v1::StepReport* sent) {
+  const v1::StepReport& report = *sent;
   absl::MutexLock lock(&mutex_);
   // A word of a run that this worker has left, while the next one began.
   if (run != run_) return;
@@ -148,7 +149,8 @@ void WorkerMetrics::Report(const std::string& run, const v1::StepReport& report)
     metrics_->Set("espalier_worker_skipped_steps", {run},
                   static_cast<double>(report.metrics().skipped_steps()));
   }
-  ReportEnergy(run, report.tokens());
+  if (const auto joules = ReportEnergy(run, report.tokens()); joules.has_value())
+    sent->set_joules(*joules);
 }
 
 void WorkerMetrics::ReportTimes(const std::string& run, const v1::StepReport& report) {
@@ -204,11 +206,13 @@ std::optional<double> WorkerMetrics::CountEnergy() {
   return sum;
 }
 
-void WorkerMetrics::ReportEnergy(const std::string& run, uint64_t tokens) {
+std::optional<double> WorkerMetrics::ReportEnergy(const std::string& run, uint64_t tokens) {
   const std::optional<double> joules = CountEnergy();
   const std::optional<double> before = std::exchange(at_report_, joules);
-  if (!joules.has_value() || !before.has_value() || tokens == 0) return;
-  const double per_token = (*joules - *before) / static_cast<double>(tokens);
+  if (!joules.has_value() || !before.has_value()) return std::nullopt;
+  const double used = *joules - *before;
+  if (tokens == 0) return used;
+  const double per_token = used / static_cast<double>(tokens);
   metrics_->Set("espalier_worker_energy_joules_per_token", {run}, per_token);
   const double kwh_per_million = per_token * kTokensPerQuote / kJoulesPerKwh;
   if (rates_.price_per_kwh.has_value()) {
@@ -219,6 +223,7 @@ void WorkerMetrics::ReportEnergy(const std::string& run, uint64_t tokens) {
     metrics_->Set("espalier_worker_energy_gco2_per_million_tokens", {run},
                   kwh_per_million * *rates_.grid_gco2_per_kwh);
   }
+  return used;
 }
 
 }  // namespace espalier::worker

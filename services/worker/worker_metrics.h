@@ -38,14 +38,15 @@ class WorkerMetrics {
 
   // This worker trains rank `rank` of `run` from now on; what it told of other runs is dropped.
   void Begin(const std::string& run, uint32_t rank);
-  // The run's `report` as the trainer made it, before it is sent.
-  void Report(const std::string& run, const v1::StepReport& report);
+  // The run's `report` as the trainer made it, before it is sent: gets its joules.
+  void Report(const std::string& run, v1::StepReport* report);
 
  private:
   void ReportTimes(const std::string& run, const v1::StepReport& report);
   // Brings the joules up to date; their sum over the sources, absent without one.
   std::optional<double> CountEnergy() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void ReportEnergy(const std::string& run, uint64_t tokens) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Joules since the run's last report, absent without a counter or before the first.
+  std::optional<double> ReportEnergy(const std::string& run, uint64_t tokens) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   observe::Metrics* const metrics_;
   observe::EnergyMeter* const meter_;

@@ -68,6 +68,23 @@ TEST(LoadBook, JoinsTheRanksOfAStep) {
   EXPECT_EQ(book.complete_step(), 1u);
 }
 
+TEST(LoadBook, EnergyIsTheRanksTogetherOrNothing) {
+  LoadBook book(2, 4);
+  v1::StepReport one = Report(0, 1), two = Report(1, 1);
+  one.set_joules(30);
+  two.set_joules(12);
+  ASSERT_TRUE(book.Add(one).ok());
+  const auto both = book.Add(two);
+  ASSERT_EQ(both->size(), 1u);
+  EXPECT_EQ((*both)[0].joules, 42);
+  one = Report(0, 2);
+  one.set_joules(30);
+  ASSERT_TRUE(book.Add(one).ok());
+  const auto half = book.Add(Report(1, 2));
+  ASSERT_EQ(half->size(), 1u);
+  EXPECT_FALSE((*half)[0].joules.has_value());
+}
+
 TEST(LoadBook, GivesEveryStepOnceInOrderUnderShufflesAndRepeats) {
   for (uint32_t seed = 0; seed < 50; ++seed) {
     SCOPED_TRACE(seed);

@@ -54,6 +54,12 @@ v1::StepReport ReportOf(uint64_t first, uint64_t last) {
   return report;
 }
 
+// The report as it is sent.
+v1::StepReport Tell(WorkerMetrics& worker, const std::string& run, v1::StepReport report) {
+  worker.Report(run, &report);
+  return report;
+}
+
 class WorkerMetricsTest : public testing::Test {
  protected:
   const std::array<std::span<const observe::MetricSpec>, 1> tables_ = {WorkerMetricTable()};
@@ -64,10 +70,10 @@ TEST_F(WorkerMetricsTest, AreWhatReportsSay) {
   observe::EnergyMeter meter(Counters(0));
   WorkerMetrics worker(&metrics_, &meter, {.price_per_kwh = 0.3, .grid_gco2_per_kwh = 400});
   worker.Begin("r", 3);
-  worker.Report("r", ReportOf(1, 1));
+  Tell(worker, "r", ReportOf(1, 1));
   v1::StepReport second = ReportOf(2, 5);
   second.mutable_metrics()->set_skipped_steps(2);
-  worker.Report("r", second);
+  Tell(worker, "r", second);
   const std::string text = metrics_.Text();
   EXPECT_THAT(text, HasSubstr("espalier_worker_rank{run=\"r\"} 3"));
   EXPECT_THAT(text, HasSubstr("espalier_worker_step{run=\"r\"} 5"));
@@ -91,8 +97,10 @@ TEST_F(WorkerMetricsTest, EnergyBecomesCostAndCarbonWhereRatesAreGiven) {
   observe::EnergyMeter meter(Counters(100));
   WorkerMetrics worker(&metrics_, &meter, {.price_per_kwh = 0.36, .grid_gco2_per_kwh = {}});
   worker.Begin("r", 0);
-  worker.Report("r", ReportOf(1, 1));        // 2 J since the meter was made
-  worker.Report("r", ReportOf(2, 2));        // 2 J since, for 1000 tokens
+  const v1::StepReport first = Tell(worker, "r", ReportOf(1, 1));   // 2 J since the meter was made
+  const v1::StepReport second = Tell(worker, "r", ReportOf(2, 2));  // 2 J since, for 1000 tokens
+  EXPECT_FALSE(first.has_joules()) << "nobody knows when its steps began";
+  EXPECT_NEAR(second.joules(), 2, 1e-9);
   const std::string text = metrics_.Text();  // 2 J more
   EXPECT_THAT(text, HasSubstr("energy_joules_total{source=\"rapl:package-0\"} 6"));
   EXPECT_THAT(text, HasSubstr("espalier_worker_energy_joules_per_token{run=\"r\"} 0.002"));
@@ -105,9 +113,9 @@ TEST_F(WorkerMetricsTest, CounterThatIsLostTakesItsSeriesAlong) {
   observe::EnergyMeter meter(Counters(3));  // the meter's beginning and two reports
   WorkerMetrics worker(&metrics_, &meter, {.price_per_kwh = 1, .grid_gco2_per_kwh = 1});
   worker.Begin("r", 0);
-  worker.Report("r", ReportOf(1, 1));
-  worker.Report("r", ReportOf(2, 2));
-  worker.Report("r", ReportOf(3, 3));
+  Tell(worker, "r", ReportOf(1, 1));
+  Tell(worker, "r", ReportOf(2, 2));
+  EXPECT_FALSE(Tell(worker, "r", ReportOf(3, 3)).has_joules());
   const std::string text = metrics_.Text();
   EXPECT_THAT(text, Not(HasSubstr("energy_joules_total{")));
   EXPECT_THAT(text, Not(HasSubstr("joules_per_token{")));
@@ -118,12 +126,12 @@ TEST_F(WorkerMetricsTest, AnotherRunTakesThePlaceOfTheOneBefore) {
   observe::EnergyMeter meter(Counters(0));
   WorkerMetrics worker(&metrics_, &meter, {});
   worker.Begin("old", 0);
-  worker.Report("old", ReportOf(1, 1));
+  Tell(worker, "old", ReportOf(1, 1));
   worker.Begin("old", 0);  // a recovery: what was trained stays trained
-  worker.Report("old", ReportOf(1, 1));
+  Tell(worker, "old", ReportOf(1, 1));
   EXPECT_THAT(metrics_.Text(), HasSubstr("espalier_worker_steps_total{run=\"old\"} 2"));
   worker.Begin("new", 1);
-  worker.Report("old", ReportOf(2, 2));
+  Tell(worker, "old", ReportOf(2, 2));
   EXPECT_THAT(metrics_.Text(), Not(HasSubstr("\"old\"")));
   EXPECT_THAT(metrics_.Text(), HasSubstr("espalier_worker_rank{run=\"new\"} 1"));
 }
