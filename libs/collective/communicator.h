@@ -20,7 +20,7 @@ namespace espalier::collective {
 // kAborted at once.
 //
 // Reductions add in rank order, so results are the same bits on every rank and in every repetition.
-// Not thread-safe, but Abort() may be called from any thread at any time.
+// Not thread-safe, but Abort() and Health() may be called from any thread at any time.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -51,6 +51,11 @@ class Communicator {
 
   // Ends every pending and later call of this rank, and through its links those of its peers.
   virtual void Abort(absl::Status reason) = 0;
+
+  // Whether the group is still whole, as far as can be known without exchanging anything: kUnavailable
+  // or what Abort was given once it was aborted or a peer's link has closed. For those who wait for a
+  // peer by other means.
+  virtual absl::Status Health() = 0;
 };
 
 // One rank alone.

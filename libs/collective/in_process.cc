@@ -42,6 +42,10 @@ class Meeting {
     if (aborted_.ok()) aborted_ = std::move(reason);
     changed_.notify_all();
   }
+  absl::Status aborted() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return aborted_;
+  }
   std::vector<Offer>& offers() { return offers_; }
   int size() const { return size_; }
 
@@ -128,6 +132,7 @@ class InProcessCommunicator final : public Communicator {
 
   absl::Status Barrier() override { return meeting_->Wait(); }
   void Abort(absl::Status reason) override { meeting_->Abort(std::move(reason)); }
+  absl::Status Health() override { return meeting_->aborted(); }
 
  private:
   template <typename T>

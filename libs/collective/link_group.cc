@@ -136,6 +136,17 @@ class LinkGroup final : public Communicator {
     [[maybe_unused]] const ssize_t n = write(wake_.fd(), &one, sizeof(one));
   }
 
+  // The end of a peer's stream shows also behind bytes that nobody has read yet.
+  absl::Status Health() override {
+    absl::Status failure = Failure();
+    for (int peer = 0; peer < size() && failure.ok(); ++peer) {
+      if (peer == rank_) continue;
+      pollfd entry{.fd = links_[peer].fd(), .events = POLLRDHUP, .revents = 0};
+      if (poll(&entry, 1, 0) > 0) failure = Lost(peer, "its link is closed");
+    }
+    return failure;
+  }
+
  private:
   template <typename T>
   static T Plus(T a, T b) {

@@ -39,6 +39,7 @@ class SingleCommunicator final : public Communicator {
     std::lock_guard<std::mutex> lock(mutex_);
     if (aborted_.ok()) aborted_ = std::move(reason);
   }
+  absl::Status Health() override { return Check(); }
 
  private:
   absl::Status Check() {

@@ -41,6 +41,7 @@ class PoisonedLinks final : public collective::Communicator {
   }
   absl::Status Barrier() override { return links_->Barrier(); }
   void Abort(absl::Status reason) override { links_->Abort(std::move(reason)); }
+  absl::Status Health() override { return links_->Health(); }
 
  private:
   std::unique_ptr<collective::Communicator> links_;

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "libs/model/batch.h"
 #include "libs/model/cuda/cuda_model.h"
+#include "libs/observe/log.h"
 
 namespace espalier::model {
 
@@ -51,6 +52,7 @@ absl::Status CudaModel<T>::SetUp(uint64_t seed) {
   host_ = MakeShapes<float>(config_, layout_, communicator_->rank(), Storage::kNone);
   ASSIGN_OR_RETURN(weights_, PlaceWeights<T>(config_, host_, stream_));
   activations_ = std::vector<CudaActivations<T>>(config_.layers);
+  RETURN_IF_ERROR(ConnectPeers());
   RETURN_IF_ERROR(TakeLayout());
 
   // Some gigabytes of first values at a time: drawn by all threads, then sent.
@@ -77,6 +79,26 @@ absl::Status CudaModel<T>::SetUp(uint64_t seed) {
 }
 
 template <typename T>
+template <typename T>
+absl::Status CudaModel<T>::ConnectPeers() {
+  if (communicator_->size() == 1) return absl::OkStatus();
+  absl::StatusOr<std::unique_ptr<PeerExchange<T>>> peers = absl::FailedPreconditionError(
+      "it was asked for by ModelOptions::peer_memory = false");
+  if (options_.peer_memory) {
+    peers = PeerExchange<T>::Create(config_, communicator_, weights_.dense.gradient(), stream_);
+  }
+  if (peers.ok()) {
+    peers_ = *std::move(peers);
+    LOG(INFO) << "exchange_by_device_memory rank=" << communicator_->rank() << " way=\""
+              << peers_->description() << "\"";
+    return absl::OkStatus();
+  }
+  if (!absl::IsFailedPrecondition(peers.status())) return peers.status();
+  LOG(INFO) << "exchange_through_host rank=" << communicator_->rank() << " reason=\""
+            << peers.status().message() << "\"";
+  return absl::OkStatus();
+}
+
 absl::Status CudaModel<T>::TakeLayout() {
   const int64_t cells = int64_t{config_.layers} * config_.experts;
   RETURN_IF_ERROR(bias_.Reserve(cells));
@@ -111,6 +133,7 @@ absl::Status CudaModel<T>::TakeLayout() {
                                        cudaMemcpyHostToDevice, stream_));
   RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
   bias_sent_.clear();
+  if (peers_ != nullptr) RETURN_IF_ERROR(peers_->TakeLayout(layout_));
   route_counts_.assign(config_.layers, {});
   for (int layer = 0; layer < config_.layers; ++layer) route_counts_[layer].assign(experts(layer), 0);
   output_norms_ = measure_norms_ ? route_counts_ : std::vector<LayerOutputNorms>();

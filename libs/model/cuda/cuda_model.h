@@ -17,6 +17,7 @@
 #include "libs/model/cuda/device_weights.h"
 #include "libs/model/cuda/event_timeline.h"
 #include "libs/model/cuda/exchange.h"
+#include "libs/model/cuda/peer_exchange.h"
 #include "libs/model/model.h"
 
 namespace espalier::model {
@@ -79,6 +80,8 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   absl::Status SetUp(uint64_t seed);
   // Exchanges, counters and device tables that follow from the layout.
   absl::Status TakeLayout();
+  // Through peers' device memory where all ranks can. (collective)
+  absl::Status ConnectPeers();
 
   CudaActivations<T>& activations(int layer, Keep keep) {
     return activations_[keep == Keep::kAllLayers ? layer : 0];
@@ -142,9 +145,9 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   absl::Status Route(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
   absl::Status MoeForward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* residual, T* x_out,
                           const NextNorm& next);
-  // Writes the router's part of the gradient to dh2; the experts' is the sum over each token's slots of *slot_rows.
+  // Writes the router's part of the gradient to dh2; the experts' is the sum over each token's rows of *returned.
   absl::Status MoeBackward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* dx, T* dh2, float aux_scale,
-                           const T** slot_rows);
+                           ReturnedRows<T>* returned);
   kernels::cuda::RouterArgs RouterArgsOf(int layer, const CudaActivations<T>& act, int64_t tokens) const;
   absl::Status ExpertProduct(int layer, Product product, const T* a, const Slice& weights, T* c, int64_t n, int64_t k);
   // which: 0 or 1, of the layer's two matrices; where its squares are summed.
@@ -154,6 +157,13 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   // head.cc
   // Which rows of the batch go through the head: those with a target, or all. Sets hidden rows and targets up on the device.
   absl::Status ChooseHeadRows(const Batch& batch, bool all);
+  // Rows to their experts and gates beside them, and back; forward.
+  absl::Status ToExperts(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
+  absl::Status FromExperts(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* out, ReturnedRows<T>* returned);
+  // dx to the experts' rows, and gradients of rows and gates back.
+  absl::Status GradientsToExperts(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* dx, T* dout);
+  absl::Status GradientsFromExperts(int layer, CudaActivations<T>& act, const T* din, ReturnedRows<T>* returned,
+                                    const float** dweight, const int32_t** dweight_slot);
   const T* HeadHidden() const { return head_all_rows_ ? hidden_.data() : head_hidden_.data(); }
   int64_t HeadChunk(int64_t rows) const;
   absl::Status RunHead(const Batch& batch, bool keep_logits, std::span<float> logps, std::span<float> entropies);
@@ -216,6 +226,7 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   Buffer<float> last_rstd_;
   std::vector<int32_t> head_rows_;
   bool head_all_rows_ = false, logits_kept_ = false;
+  std::unique_ptr<PeerExchange<T>> peers_;  // null: one rank, or the way through the host
   Buffer<int32_t> head_index_, head_targets_, head_place_;
   Buffer<T> head_hidden_, head_dhidden_, logits_;
   Buffer<float> head_logp_, head_entropy_, head_lse_, head_dlogp_;

@@ -1,5 +1,6 @@
 // CudaExchange: token rows of one MoE layer to the ranks that hold their experts, and back, from device memory. Rows go through
-// page-locked host memory and the run's Communicator; one rank alone copies nothing.
+// page-locked host memory and the run's Communicator; one rank alone copies nothing. Where ranks can map each other's device memory,
+// PeerExchange carries them instead, and this keeps what it planned.
 #pragma once
 
 #include <cstddef>
@@ -29,6 +30,12 @@ class CudaExchange {
 
   // Agrees on row counts from this rank's slot offsets on the device [experts + 1]. Waits for the stream unless single().
   absl::Status Plan(const int32_t* slot_offsets, int64_t slots, cudaStream_t stream);
+
+  // What PeerExchange agreed on, instead of Plan.
+  void TakePlan(const int32_t* group_offsets, int64_t rows) {
+    group_offsets_ = group_offsets;
+    rows_ = rows;
+  }
 
   int64_t rows() const { return rows_; }                     // of the experts held here
   const int32_t* offsets() const { return group_offsets_; }  // device; of the groups held here

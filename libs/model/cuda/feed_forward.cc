@@ -158,28 +158,11 @@ absl::Status CudaModel<T>::MoeForward(const CudaPass<T>& pass, int layer, CudaAc
   const int64_t n = pass.tokens, width = config_.width, inner = config_.expert_width,
                 slots = n * config_.top_k;
   const DeviceLayer& places = weights_.layers[layer];
-  CudaExchange& exchange = exchanges_[layer];
   RETURN_IF_ERROR(Route(pass, layer, act));
 
   RETURN_IF_ERROR(timeline_->Mark(&seconds_.dispatch));
-  RETURN_IF_ERROR(exchange.Plan(act.offsets.data(), slots, stream_));
-  const int64_t rows = exchange.rows();
-  RETURN_IF_ERROR(act.expert_in.Reserve(rows * width));
-  RETURN_IF_ERROR(act.row_weight.Reserve(rows));
-  if (exchange.single()) {
-    RETURN_IF_CUDA_ERROR(kernels::cuda::SpreadRows<T>(act.h2.data(), act.slot.data(),
-                                                      act.expert_in.data(), n, config_.top_k, width,
-                                                      stream_));
-  } else {
-    RETURN_IF_ERROR(scratch_.more_rows.Reserve(slots * width));
-    RETURN_IF_CUDA_ERROR(kernels::cuda::SpreadRows<T>(act.h2.data(), act.slot.data(),
-                                                      scratch_.more_rows.data(), n, config_.top_k,
-                                                      width, stream_));
-    RETURN_IF_ERROR(exchange.ToExperts(scratch_.more_rows.data(), act.expert_in.data(),
-                                       width * static_cast<int64_t>(sizeof(T)), staging_, stream_));
-    RETURN_IF_ERROR(exchange.ToExperts(scratch_.slot_weight.data(), act.row_weight.data(),
-                                       sizeof(float), staging_, stream_));
-  }
+  RETURN_IF_ERROR(ToExperts(pass, layer, act));
+  const int64_t rows = exchanges_[layer].rows();
 
   RETURN_IF_ERROR(timeline_->Mark(&seconds_.experts));
   RETURN_IF_ERROR(act.gate_up.Reserve(rows * 2 * inner));
@@ -193,15 +176,8 @@ absl::Status CudaModel<T>::MoeForward(const CudaPass<T>& pass, int layer, CudaAc
   RETURN_IF_ERROR(ExpertProduct(layer, Product::kNT, act.h.data(), places.down, out, width, inner));
 
   RETURN_IF_ERROR(timeline_->Mark(&seconds_.combine));
-  if (!exchange.single()) {
-    RETURN_IF_ERROR(exchange.FromExperts(out, scratch_.more_rows.data(),
-                                         width * static_cast<int64_t>(sizeof(T)), staging_, stream_));
-    out = scratch_.more_rows.data();
-  }
-  if (measure_norms_) {
-    RETURN_IF_CUDA_ERROR(kernels::cuda::AddOutputNorms<T>(
-        out, act.slot.data(), act.choice.data(), slots, width, norm_sums(layer), stream_));
-  }
+  ReturnedRows<T> returned;
+  RETURN_IF_ERROR(FromExperts(pass, layer, act, out, &returned));
   // The sum over slots is what the next norm reads: both in one pass.
   RETURN_IF_CUDA_ERROR(
       kernels::cuda::RmsNorm<T>({.x = residual,
@@ -211,9 +187,9 @@ absl::Status CudaModel<T>::MoeForward(const CudaPass<T>& pass, int layer, CudaAc
                                  .rows = n,
                                  .width = width,
                                  .eps = static_cast<float>(config_.rms_eps),
-                                 .slot_rows = out,
-                                 .slot = act.slot.data(),
-                                 .top_k = config_.top_k,
+                                 .slot_rows = returned.rows,
+                                 .slot = returned.table,
+                                 .top_k = returned.fan,
                                  .sum = x_out},
                                 stream_));
   return absl::OkStatus();
@@ -221,12 +197,12 @@ absl::Status CudaModel<T>::MoeForward(const CudaPass<T>& pass, int layer, CudaAc
 
 template <typename T>
 absl::Status CudaModel<T>::MoeBackward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act,
-                                       const T* dx, T* dh2, float aux_scale, const T** slot_rows) {
+                                       const T* dx, T* dh2, float aux_scale,
+                                       ReturnedRows<T>* returned) {
   const int64_t n = pass.tokens, width = config_.width, inner = config_.expert_width,
-                slots = n * config_.top_k, row_bytes = width * static_cast<int64_t>(sizeof(T));
+                slots = n * config_.top_k;
   const DeviceLayer& places = weights_.layers[layer];
-  CudaExchange& exchange = exchanges_[layer];
-  const int64_t rows = exchange.rows();
+  const int64_t rows = exchanges_[layer].rows();
   const int alive = experts(layer);
 
   RETURN_IF_ERROR(timeline_->Mark(&seconds_.dispatch));
@@ -235,17 +211,7 @@ absl::Status CudaModel<T>::MoeBackward(const CudaPass<T>& pass, int layer, CudaA
   RETURN_IF_ERROR(scratch_.inner.Reserve(rows * inner));
   RETURN_IF_ERROR(scratch_.dlogits.Reserve(n * alive));
   T* dout = scratch_.rows.data();
-  if (exchange.single()) {
-    RETURN_IF_CUDA_ERROR(kernels::cuda::SpreadRows<T>(dx, act.slot.data(), dout, n, config_.top_k,
-                                                      width, stream_));
-  } else {
-    RETURN_IF_ERROR(scratch_.more_rows.Reserve(slots * width));
-    RETURN_IF_ERROR(scratch_.slot_weight.Reserve(slots));
-    RETURN_IF_CUDA_ERROR(kernels::cuda::SpreadRows<T>(
-        dx, act.slot.data(), scratch_.more_rows.data(), n, config_.top_k, width, stream_));
-    RETURN_IF_ERROR(
-        exchange.ToExperts(scratch_.more_rows.data(), dout, row_bytes, staging_, stream_));
-  }
+  RETURN_IF_ERROR(GradientsToExperts(pass, layer, act, dx, dout));
 
   RETURN_IF_ERROR(timeline_->Mark(&seconds_.experts));
   RETURN_IF_ERROR(ExpertProduct(layer, Product::kNN, dout, places.down, scratch_.inner.data(), inner,
@@ -268,22 +234,15 @@ absl::Status CudaModel<T>::MoeBackward(const CudaPass<T>& pass, int layer, CudaA
       ExpertProduct(layer, Product::kNN, dgate_up, places.gate_up, din, width, 2 * inner));
 
   RETURN_IF_ERROR(timeline_->Mark(&seconds_.combine));
-  const float* slot_dweight = scratch_.drow_weight.data();
-  if (!exchange.single()) {
-    RETURN_IF_ERROR(
-        exchange.FromExperts(din, scratch_.more_rows.data(), row_bytes, staging_, stream_));
-    din = scratch_.more_rows.data();
-    RETURN_IF_ERROR(exchange.FromExperts(scratch_.drow_weight.data(), scratch_.slot_weight.data(),
-                                         sizeof(float), staging_, stream_));
-    slot_dweight = scratch_.slot_weight.data();
-  }
-  *slot_rows = din;
+  const float* dweight = nullptr;
+  const int32_t* dweight_slot = nullptr;
+  RETURN_IF_ERROR(GradientsFromExperts(layer, act, din, returned, &dweight, &dweight_slot));
 
   RETURN_IF_ERROR(timeline_->Mark(&seconds_.router));
   RETURN_IF_CUDA_ERROR(
       kernels::cuda::RouterBackward<T>({.forward = RouterArgsOf(layer, act, n),
-                                        .dweight = slot_dweight,
-                                        .slot = act.slot.data(),
+                                        .dweight = dweight,
+                                        .slot = dweight_slot,
                                         .dlogits = scratch_.dlogits.data(),
                                         .aux_scale = aux_scale,
                                         .route_counts = counts(layer)},
@@ -320,8 +279,8 @@ absl::Status CudaModel<T>::FeedForwardBackward(const CudaPass<T>& pass, int laye
   RETURN_IF_ERROR(scratch_.dh.Reserve(n * width));
   T* dh2 = scratch_.dh.data();
   const bool moe = config_.IsMoe(layer);
-  const T* slot_rows = nullptr;
-  if (moe) RETURN_IF_ERROR(MoeBackward(pass, layer, act, dx, dh2, aux_scale, &slot_rows));
+  ReturnedRows<T> returned;
+  if (moe) RETURN_IF_ERROR(MoeBackward(pass, layer, act, dx, dh2, aux_scale, &returned));
   if (places.dense_width > 0) RETURN_IF_ERROR(DenseBackward(n, layer, act, dx, dh2, /*add=*/moe));
   RETURN_IF_ERROR(timeline_->Mark(&seconds_.combine));
   RETURN_IF_CUDA_ERROR(kernels::cuda::RmsNormBackward<T>(
@@ -335,9 +294,9 @@ absl::Status CudaModel<T>::FeedForwardBackward(const CudaPass<T>& pass, int laye
        .partials = scratch_.norm_partials[kSharesOfPost].data(),
        .rows = n,
        .width = width,
-       .slot_rows = slot_rows,
-       .slot = moe ? act.slot.data() : nullptr,
-       .top_k = config_.top_k,
+       .slot_rows = returned.rows,
+       .slot = returned.table,
+       .top_k = returned.fan,
        .later = &scratch_.norm_shares[kSharesOfPost]},
       stream_));
   return absl::OkStatus();

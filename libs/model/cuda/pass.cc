@@ -384,6 +384,7 @@ absl::Status CudaModel<T>::ForwardBackward(const Batch& batch, const LossFunctio
 
 template <typename T>
 absl::Status CudaModel<T>::ForwardBackwardLinear(const Batch& batch, std::span<const float> dlogps,
+  if (peers_ != nullptr) RETURN_IF_ERROR(peers_->Check());
                                                  float aux_scale, std::vector<float>* logps) {
   if (dlogps.size() != batch.tokens.size()) {
     return absl::InvalidArgumentError("dlogps must have an entry for each token of the batch");

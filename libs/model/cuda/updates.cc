@@ -6,10 +6,11 @@
 
 namespace espalier::model {
 
-// Through the host and the run's Communicator, in fp32 and in the order of ranks.
+// Through peers' memory, or the host and the run's Communicator; in fp32 and in the order of ranks either way.
 template <typename T>
 absl::Status CudaModel<T>::ReduceDense() {
   if (communicator_->size() == 1) return absl::OkStatus();
+  if (peers_ != nullptr) return peers_->SumDense(weights_.dense.size());
   constexpr int64_t kBucket = int64_t{1} << 22;
   const int64_t total = weights_.dense.size();
   Buffer<float> wide;
@@ -47,6 +48,10 @@ absl::Status CudaModel<T>::SquaredNorms(double* dense, double* experts) {
   RETURN_IF_CUDA_ERROR(
       cudaMemcpyAsync(found, norms_.data(), sizeof(found), cudaMemcpyDeviceToHost, stream_));
   RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
+  if (peers_ != nullptr) {
+    RETURN_IF_ERROR(peers_->Check());
+    seconds_.exposed += peers_->TakeWaitedSeconds();
+  }
   *dense = found[0];
   *experts = found[1];
   return timeline_->Collect();
