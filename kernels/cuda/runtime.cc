@@ -76,6 +76,13 @@ absl::StatusOr<Event> MakeEvent() {
 int64_t DeviceBytes() { return held_bytes.load(); }
 int64_t DeviceBytesPeak() { return peak_bytes.load(); }
 
+void CountDeviceBytes(int64_t more) {
+  const int64_t held = held_bytes.fetch_add(more) + more;
+  int64_t peak = peak_bytes.load();
+  while (held > peak && !peak_bytes.compare_exchange_weak(peak, held)) {
+  }
+}
+
 absl::StatusOr<Memory> Memory::Allocate(int64_t bytes) {
   Memory memory;
   if (const cudaError_t error = cudaMalloc(&memory.data_, static_cast<size_t>(bytes));
@@ -86,17 +93,14 @@ absl::StatusOr<Memory> Memory::Allocate(int64_t bytes) {
                                         " are held").c_str());
   }
   memory.bytes_ = bytes;
-  const int64_t held = held_bytes.fetch_add(bytes) + bytes;
-  int64_t peak = peak_bytes.load();
-  while (held > peak && !peak_bytes.compare_exchange_weak(peak, held)) {
-  }
+  CountDeviceBytes(bytes);
   return memory;
 }
 
 Memory::~Memory() {
   if (data_ == nullptr) return;
   cudaFree(data_);
-  held_bytes.fetch_sub(bytes_);
+  CountDeviceBytes(-bytes_);
 }
 
 }  // namespace espalier::kernels::cuda

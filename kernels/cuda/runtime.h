@@ -62,9 +62,11 @@ using Event = UniqueHandle<cudaEvent_t, cudaEventDestroy>;
 absl::StatusOr<Stream> MakeStream();  // non-blocking
 absl::StatusOr<Event> MakeEvent();    // with timing
 
-// Bytes of device memory that Memory objects of this process hold now, and the most they ever held. Thread-safe.
+// Bytes of device memory that this process's Memory and ReservedMemory hold now, and the most they ever held. Thread-safe.
 int64_t DeviceBytes();
 int64_t DeviceBytesPeak();
+// For whoever takes memory from the driver: so much more is held.
+void CountDeviceBytes(int64_t more);
 
 // Raw device memory; freed with the object. Not thread-safe.
 class Memory {

@@ -56,7 +56,7 @@ v1::OptimizerSpec OptimizerSpec() {
 // What a prune between two steps costs, and what the steps after it take.
 struct PruneResult {
   int experts_removed = 0;
-  double seconds = 0, step_seconds = 0;
+  double seconds = 0, next_step_seconds = 0, step_seconds = 0;
   int64_t parameters = 0, device_bytes = 0;
 };
 
@@ -182,9 +182,12 @@ absl::StatusOr<RankResult> RunRank(const TrainBenchOptions& options, int rank,
     RETURN_IF_ERROR(wait());
     result.prune.seconds = Now() - before;
     result.prune.parameters = model->TotalParameters();
-    result.prune.device_bytes = model->device_bytes();
+    // Memory is given back beside these.
+    const double applied = Now();
     for (int step = 0; step < 3; ++step) RETURN_IF_ERROR(run_step().status());
     RETURN_IF_ERROR(wait());
+    result.prune.next_step_seconds = (Now() - applied) / 3;
+    result.prune.device_bytes = model->device_bytes();
     const double start = Now();
     for (int step = 0; step < options.steps; ++step) RETURN_IF_ERROR(run_step().status());
     RETURN_IF_ERROR(wait());
@@ -261,6 +264,8 @@ absl::StatusOr<Json> RunTrainBench(const TrainBenchOptions& options) {
   // Several ranks of one process on one machine exchange rows within dispatch and combine, with nothing beside it.
   json["exposed_communication_seconds"] =
       options.ranks == 1 ? 0.0 : (root.phases.dispatch + root.phases.combine) / steps;
+  // Of that, and of the reduction of dense gradients: how long rank 0's stream stood still for its peers' flags. 0 through the host.
+  json["peer_wait_seconds"] = root.phases.exposed / steps;
   json["device_bytes"] = root.device_bytes;
   json["busiest_expert_over_mean"] = root.busiest;
   json["loss_first"] = root.first_loss;
@@ -269,6 +274,7 @@ absl::StatusOr<Json> RunTrainBench(const TrainBenchOptions& options) {
     json["prune"] = {{"experts_removed", root.prune.experts_removed},
                      {"seconds", root.prune.seconds},
                      {"in_steps", root.prune.seconds / step},
+                    {"next_step_seconds", root.prune.next_step_seconds},
                      {"parameters", root.prune.parameters},
                      {"device_bytes", root.prune.device_bytes},
                      {"tokens_per_second", tokens / root.prune.step_seconds}};

@@ -240,7 +240,7 @@ absl::Status CudaModel<T>::PlaceQueriesAndKeysBackward(const CudaPass<T>& pass, 
 template <typename T>
 absl::Status CudaModel<T>::AttentionForward(const CudaPass<T>& pass, int layer,
                                             CudaActivations<T>& act) {
-  RETURN_IF_ERROR(timeline_->Mark(&seconds_.attention));
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.attention, pass.tokens));
   const DeviceLayer& places = weights_.layers[layer];
   const int64_t n = pass.tokens, width = config_.width;
   RETURN_IF_ERROR(act.qkv.Reserve(n * qkv_width()));
@@ -261,7 +261,7 @@ absl::Status CudaModel<T>::AttentionForward(const CudaPass<T>& pass, int layer,
 template <typename T>
 absl::Status CudaModel<T>::AttentionBackward(const CudaPass<T>& pass, int layer,
                                              CudaActivations<T>& act, T* dx) {
-  RETURN_IF_ERROR(timeline_->Mark(&seconds_.attention));
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.attention, pass.tokens));
   const DeviceLayer& places = weights_.layers[layer];
   const int64_t n = pass.tokens, width = config_.width;
   RETURN_IF_ERROR(scratch_.dattended.Reserve(n * q_width()));

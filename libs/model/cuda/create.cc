@@ -53,6 +53,7 @@ absl::Status CudaModel<T>::SetUp(uint64_t seed) {
   ASSIGN_OR_RETURN(weights_, PlaceWeights<T>(config_, host_, stream_));
   activations_ = std::vector<CudaActivations<T>>(config_.layers);
   RETURN_IF_ERROR(ConnectPeers());
+  inputs_ = std::vector<Buffer<T>>(config_.layers);
   RETURN_IF_ERROR(TakeLayout());
 
   // Some gigabytes of first values at a time: drawn by all threads, then sent.
@@ -79,7 +80,6 @@ absl::Status CudaModel<T>::SetUp(uint64_t seed) {
 }
 
 template <typename T>
-template <typename T>
 absl::Status CudaModel<T>::ConnectPeers() {
   if (communicator_->size() == 1) return absl::OkStatus();
   absl::StatusOr<std::unique_ptr<PeerExchange<T>>> peers = absl::FailedPreconditionError(
@@ -99,6 +99,7 @@ absl::Status CudaModel<T>::ConnectPeers() {
   return absl::OkStatus();
 }
 
+template <typename T>
 absl::Status CudaModel<T>::TakeLayout() {
   const int64_t cells = int64_t{config_.layers} * config_.experts;
   RETURN_IF_ERROR(bias_.Reserve(cells));
@@ -132,8 +133,8 @@ absl::Status CudaModel<T>::TakeLayout() {
   RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(group_of_.data(), group_of.data(), cells * sizeof(int32_t),
                                        cudaMemcpyHostToDevice, stream_));
   RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
-  bias_sent_.clear();
   if (peers_ != nullptr) RETURN_IF_ERROR(peers_->TakeLayout(layout_));
+  bias_sent_.clear();
   route_counts_.assign(config_.layers, {});
   for (int layer = 0; layer < config_.layers; ++layer) route_counts_[layer].assign(experts(layer), 0);
   output_norms_ = measure_norms_ ? route_counts_ : std::vector<LayerOutputNorms>();
@@ -176,6 +177,9 @@ absl::StatusOr<std::unique_ptr<Model<float>>> CreateModel(const ModelConfig& con
   if (options.device == Device::kCpu) {
     if (options.precision != Precision::kFp32) {
       return absl::InvalidArgumentError("precision bf16 needs --device cuda; CPUs train in fp32");
+    }
+    if (options.recompute) {
+      return absl::InvalidArgumentError("workers.recompute needs --device cuda; on CPUs leave it out");
     }
     return Model<float>::Create(config, layout, communicator, seed, options.threads);
   }

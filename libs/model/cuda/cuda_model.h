@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <span>
+#include <thread>
 #include <vector>
 
 #include "kernels/cuda/attention_cudnn.h"
@@ -30,6 +31,7 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
                                                               collective::Communicator* communicator, uint64_t seed,
                                                               const ModelOptions& options);
 
+  ~CudaModel() override { FinishGivingBack(); }
   const ModelConfig& config() const override { return config_; }
   const ExpertLayout& layout() const override { return layout_; }
   collective::Communicator& communicator() override { return *communicator_; }
@@ -51,11 +53,16 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   float aux_loss() const override { return aux_loss_; }
   base::ThreadPool& thread_pool() override { return pool_; }
   PhaseSeconds& phase_seconds() override { return seconds_; }
+  void RecordTimeline(Timeline* timeline) override { recorded_ = timeline; }
   absl::Status FetchParameters() override;
   absl::Status StoreParameters() override;
   void DropParameters() override;
   DeviceUpdates* device_updates() override { return this; }
-  int64_t device_bytes() const override { return kernels::cuda::DeviceBytes(); }
+  // Waits until what the last layout gave up has been given back.
+  int64_t device_bytes() const override {
+    FinishGivingBack();
+    return kernels::cuda::DeviceBytes();
+  }
 
   absl::Status ReduceDense() override;
   absl::Status SquaredNorms(double* dense, double* experts) override;
@@ -63,7 +70,8 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   absl::Status ResetMoments() override;
 
  private:
-  enum class Keep { kAllLayers, kNothing };
+  // What a pass leaves for the backward pass: all activations, layers' inputs alone (the rest is computed again), or nothing.
+  enum class Keep { kAllLayers, kInputs, kNothing };
   // The norm that reads a layer's output: the next layer's first, or the last one of all.
   struct NextNorm {
     const T* weight;
@@ -78,13 +86,21 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
             const ModelOptions& options)
       : config_(config), layout_(layout), communicator_(communicator), options_(options), pool_(options.threads) {}
   absl::Status SetUp(uint64_t seed);
-  // Exchanges, counters and device tables that follow from the layout.
-  absl::Status TakeLayout();
   // Through peers' device memory where all ranks can. (collective)
   absl::Status ConnectPeers();
+  // Exchanges, counters and device tables that follow from the layout.
+  absl::Status TakeLayout();
 
   CudaActivations<T>& activations(int layer, Keep keep) {
     return activations_[keep == Keep::kAllLayers ? layer : 0];
+  }
+  Keep keep_for_training() const { return options_.recompute ? Keep::kInputs : Keep::kAllLayers; }
+  // While a layer of kInputs is at work, its input stands where that of the one set of activations is.
+  void SwapInput(int layer, Keep keep) {
+    if (keep == Keep::kInputs) std::swap(activations_[0].x, inputs_[layer]);
+  }
+  Buffer<T>& input(int layer, Keep keep) {
+    return keep == Keep::kInputs ? inputs_[layer] : activations(layer, keep).x;
   }
   int experts(int layer) const { return static_cast<int>(layout_.layers[layer].ids.size()); }
   int64_t q_width() const { return int64_t{config_.heads} * config_.head_dim; }
@@ -111,7 +127,11 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   absl::StatusOr<NextNorm> NormBefore(int layer, int64_t tokens, Keep keep);
   absl::Status Norm(const T* x, const NextNorm& norm, int64_t rows);
   absl::Status RunLayers(const CudaPass<T>& pass, std::span<const int32_t> tokens, Keep keep);
+  // Brings a layer's activations back from its input.
+  absl::Status ComputeAgain(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
   absl::Status RunLayersBackward(const CudaPass<T>& pass, std::span<const int32_t> tokens, float aux_scale);
+  // Where a timeline is wanted: waits for the pass, and tells it.
+  absl::Status TellTimeline();
   absl::Status EmbeddingGradient(std::span<const int32_t> tokens, const T* dx);
   absl::Status GiveRoutes(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
   absl::Status TakeRoutes(const CudaPass<T>& pass, int layer, const CudaActivations<T>& act);
@@ -143,6 +163,13 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   absl::Status DenseForward(int64_t tokens, int layer, CudaActivations<T>& act, const T* residual, T* x_out);
   absl::Status DenseBackward(int64_t tokens, int layer, CudaActivations<T>& act, const T* dx, T* dh2, bool add);
   absl::Status Route(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
+  // Rows to their experts and gates beside them, and back; forward.
+  absl::Status ToExperts(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
+  absl::Status FromExperts(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* out, ReturnedRows<T>* returned);
+  // dx to the experts' rows, and gradients of rows and gates back.
+  absl::Status GradientsToExperts(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* dx, T* dout);
+  absl::Status GradientsFromExperts(int layer, CudaActivations<T>& act, const T* din, ReturnedRows<T>* returned,
+                                    const float** dweight, const int32_t** dweight_slot);
   absl::Status MoeForward(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* residual, T* x_out,
                           const NextNorm& next);
   // Writes the router's part of the gradient to dh2; the experts' is the sum over each token's rows of *returned.
@@ -157,13 +184,6 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   // head.cc
   // Which rows of the batch go through the head: those with a target, or all. Sets hidden rows and targets up on the device.
   absl::Status ChooseHeadRows(const Batch& batch, bool all);
-  // Rows to their experts and gates beside them, and back; forward.
-  absl::Status ToExperts(const CudaPass<T>& pass, int layer, CudaActivations<T>& act);
-  absl::Status FromExperts(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* out, ReturnedRows<T>* returned);
-  // dx to the experts' rows, and gradients of rows and gates back.
-  absl::Status GradientsToExperts(const CudaPass<T>& pass, int layer, CudaActivations<T>& act, const T* dx, T* dout);
-  absl::Status GradientsFromExperts(int layer, CudaActivations<T>& act, const T* din, ReturnedRows<T>* returned,
-                                    const float** dweight, const int32_t** dweight_slot);
   const T* HeadHidden() const { return head_all_rows_ ? hidden_.data() : head_hidden_.data(); }
   int64_t HeadChunk(int64_t rows) const;
   absl::Status RunHead(const Batch& batch, bool keep_logits, std::span<float> logps, std::span<float> entropies);
@@ -185,12 +205,21 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   absl::Status SendMaster(const Arena<T>& arena, const Slice& slice, float* host);
   absl::Status TakeMaster(const Arena<T>& arena, const Slice& slice, const float* host);
   absl::Status ShrinkRouter(int layer, const std::vector<int>& kept);
+  // Experts of a layer that stay, by their places before and after: both in rising order.
+  struct ExpertShift {
+    int from, to;
+  };
+  absl::Status ShiftExperts(int layer, const std::vector<ExpertShift>& shifts);
+  // Layers hold `ids` from now on; the memory behind them goes on a thread of its own.
+  void GiveBack(const std::vector<std::vector<int>>& ids);
+  void FinishGivingBack() const;
   // Bytes of one expert on the wire: value, moment1 and moment2 of its three projections in fp32.
   int64_t ExpertBytes() const { return 3 * config_.ExpertParams() * static_cast<int64_t>(sizeof(float)); }
   absl::Status PackExpert(int layer, int place, std::byte* to);
   absl::Status UnpackExpert(int layer, int place, const std::byte* from);
 
   const ModelConfig config_;
+  mutable std::thread giving_back_;  // joined before arenas are resized, and at the end
   ExpertLayout layout_;
   collective::Communicator* const communicator_;
   const ModelOptions options_;
@@ -199,6 +228,7 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   kernels::cuda::Stream stream_owner_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<EventTimeline> timeline_;
+  Timeline* recorded_ = nullptr;  // not owned; null: nobody wants it
   std::unique_ptr<kernels::cuda::Matmul> matmul_;
   std::unique_ptr<kernels::cuda::CudnnAttention> attention_;  // bf16 only
 
@@ -206,6 +236,7 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   DeviceWeights<T> weights_;
   std::vector<CudaExchange> exchanges_;  // by layer; unused for dense layers
   ExchangeStaging staging_;
+  std::unique_ptr<PeerExchange<T>> peers_;  // null: one rank, or the way through the host
   bool gradients_clear_ = true;  // ForwardBackward writes gradients; false: it would have to add
 
   // Tables of all layers, [layers, experts at first] each.
@@ -219,6 +250,8 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   int64_t rope_positions_ = 0;
 
   std::vector<CudaActivations<T>> activations_;
+  std::vector<Buffer<T>> inputs_;  // by layer, of kInputs
+  bool again_ = false;             // a layer is computed again: nothing is counted, and what only its output needs is left out
   CudaScratch<T> scratch_;
   Buffer<int32_t> tokens_, positions_, first_of_, last_of_, pad_source_, pad_place_, cache_rows_, cache_positions_, lengths_;
   Buffer<int32_t> embed_distinct_, embed_starts_, embed_order_;
@@ -226,7 +259,6 @@ class CudaModel final : public Model<float>, public DeviceUpdates {
   Buffer<float> last_rstd_;
   std::vector<int32_t> head_rows_;
   bool head_all_rows_ = false, logits_kept_ = false;
-  std::unique_ptr<PeerExchange<T>> peers_;  // null: one rank, or the way through the host
   Buffer<int32_t> head_index_, head_targets_, head_place_;
   Buffer<T> head_hidden_, head_dhidden_, logits_;
   Buffer<float> head_logp_, head_entropy_, head_lse_, head_dlogp_;

@@ -5,16 +5,46 @@
 
 namespace espalier::model {
 
+namespace {
+
+// Addresses for all experts that the layer began with: as many may come to one rank.
 template <typename T>
 absl::StatusOr<Arena<T>> MakeExpertArena(const ModelConfig& config, int held, DeviceLayer* places,
                                          cudaStream_t stream) {
   Arena<T> arena;
   const int64_t matrix = int64_t{config.expert_width} * config.width;
-  places->gate_up = arena.Add(held * 2 * matrix);
-  places->down = arena.Add(held * matrix);
-  places->held = held;
-  RETURN_IF_ERROR(arena.Allocate(stream));
+  places->gate_up.offset = arena.AddRoom(config.experts * 2 * matrix);
+  places->down.offset = arena.AddRoom(config.experts * matrix);
+  RETURN_IF_ERROR(arena.AllocateRoom());
+  RETURN_IF_ERROR(ResizeExperts(config, held, &arena, places));
+  for (const Slice& slice : {places->gate_up, places->down}) {
+    for (float* array : {arena.moment1(slice), arena.moment2(slice)}) {
+      RETURN_IF_CUDA_ERROR(cudaMemsetAsync(array, 0, slice.size * sizeof(float), stream));
+    }
+  }
   return arena;
+}
+
+}  // namespace
+
+template <typename T>
+absl::Status ResizeExperts(const ModelConfig& config, int held, Arena<T>* arena,
+                           DeviceLayer* places) {
+  const int64_t matrix = int64_t{config.expert_width} * config.width;
+  const Slice gate_up{places->gate_up.offset, held * 2 * matrix};
+  const Slice down{places->down.offset, held * matrix};
+  absl::Status resized = arena->Resize(gate_up);
+  if (resized.ok()) resized = arena->Resize(down);
+  if (!resized.ok()) {
+    // Giving back needs no memory.
+    arena->Resize(places->gate_up).IgnoreError();
+    arena->Resize(places->down).IgnoreError();
+    return resized;
+  }
+  places->gate_up = gate_up;
+  places->down = down;
+  places->held = held;
+  return absl::OkStatus();
 }
 
 template <typename T>
@@ -107,8 +137,7 @@ std::vector<Placed<T>> ListPlaces(const ModelConfig& config, Weights<float>& hos
 }
 
 #define ESPALIER_INSTANTIATE(T)                                                                     \
-  template absl::StatusOr<Arena<T>> MakeExpertArena<T>(const ModelConfig&, int, DeviceLayer*,       \
-                                                       cudaStream_t);                               \
+  template absl::Status ResizeExperts<T>(const ModelConfig&, int, Arena<T>*, DeviceLayer*);         \
   template absl::StatusOr<DeviceWeights<T>> PlaceWeights<T>(const ModelConfig&,                     \
                                                             const Weights<float>&, cudaStream_t);   \
   template std::vector<Placed<T>> ListPlaces<T>(const ModelConfig&, Weights<float>&,                \

@@ -19,7 +19,7 @@ struct DeviceLayer {
   Slice router;                         // [experts at first, D]; the rows of those alive come first
   Slice dense_gate_up, dense_down;      // [2W, D], [D, W]; size 0 where there is none
   int64_t dense_width = 0;
-  Slice gate_up, down;                  // in the layer's own arena: [held, 2F, D], [held, D, F]
+  Slice gate_up, down;                  // in the layer's own arena: [held, 2F, D], [held, D, F]; offsets never change
   int held = 0;                         // experts of this rank
 };
 
@@ -36,9 +36,10 @@ struct DeviceWeights {
 template <typename T>
 absl::StatusOr<DeviceWeights<T>> PlaceWeights(const ModelConfig& config, const Weights<float>& shapes, cudaStream_t stream);
 
-// A layer's arena with room for `held` experts.
+// Brings a layer's arena to `held` experts: those that stay are where they were, new memory is undefined. Nothing may be at work on what goes.
+// Without room to grow (kResourceExhausted) the layer is as it was.
 template <typename T>
-absl::StatusOr<Arena<T>> MakeExpertArena(const ModelConfig& config, int held, DeviceLayer* places, cudaStream_t stream);
+absl::Status ResizeExperts(const ModelConfig& config, int held, Arena<T>* arena, DeviceLayer* places);
 
 // One host parameter and its place: elements [offset, offset + host->size()) of `arena`.
 template <typename T>

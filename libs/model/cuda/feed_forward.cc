@@ -14,7 +14,7 @@ namespace espalier::model {
 template <typename T>
 absl::Status CudaModel<T>::DenseForward(int64_t tokens, int layer, CudaActivations<T>& act,
                                         const T* residual, T* x_out) {
-  RETURN_IF_ERROR(timeline_->Mark(&seconds_.experts));
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.experts, tokens));
   const DeviceLayer& places = weights_.layers[layer];
   const int64_t inner = places.dense_width, width = config_.width;
   RETURN_IF_ERROR(act.dense_gate_up.Reserve(tokens * 2 * inner));
@@ -23,13 +23,14 @@ absl::Status CudaModel<T>::DenseForward(int64_t tokens, int layer, CudaActivatio
                          2 * inner, width));
   RETURN_IF_CUDA_ERROR(kernels::cuda::Swiglu<T>(act.dense_gate_up.data(), nullptr,
                                                 act.dense_h.data(), tokens, inner, stream_));
+  if (again_) return absl::OkStatus();
   return Linear(act.dense_h.data(), places.dense_down, x_out, tokens, width, inner, residual);
 }
 
 template <typename T>
 absl::Status CudaModel<T>::DenseBackward(int64_t tokens, int layer, CudaActivations<T>& act,
                                          const T* dx, T* dh2, bool add) {
-  RETURN_IF_ERROR(timeline_->Mark(&seconds_.experts));
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.experts, tokens));
   const DeviceLayer& places = weights_.layers[layer];
   const int64_t inner = places.dense_width, width = config_.width;
   RETURN_IF_ERROR(scratch_.inner.Reserve(tokens * inner));
@@ -105,7 +106,7 @@ absl::Status CudaModel<T>::Route(const CudaPass<T>& pass, int layer, CudaActivat
                                                   ? act.row_weight.data()
                                                   : scratch_.slot_weight.data()},
                                stream_));
-  if (config_.aux_loss == 0) return absl::OkStatus();
+  if (config_.aux_loss == 0 || again_) return absl::OkStatus();
   RETURN_IF_ERROR(scratch_.aux_partials.Reserve(int64_t{kernels::cuda::kAuxPartials} * alive));
   RETURN_IF_CUDA_ERROR(kernels::cuda::AddAuxiliaryLoss(RouterArgsOf(layer, act, n), counts(layer),
                                                        scratch_.aux_partials.data(),
@@ -164,7 +165,7 @@ absl::Status CudaModel<T>::MoeForward(const CudaPass<T>& pass, int layer, CudaAc
   RETURN_IF_ERROR(ToExperts(pass, layer, act));
   const int64_t rows = exchanges_[layer].rows();
 
-  RETURN_IF_ERROR(timeline_->Mark(&seconds_.experts));
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.experts, rows));
   RETURN_IF_ERROR(act.gate_up.Reserve(rows * 2 * inner));
   RETURN_IF_ERROR(act.h.Reserve(rows * inner));
   RETURN_IF_ERROR(scratch_.rows.Reserve(std::max(rows, slots) * width));
@@ -172,6 +173,7 @@ absl::Status CudaModel<T>::MoeForward(const CudaPass<T>& pass, int layer, CudaAc
                                 act.gate_up.data(), 2 * inner, width));
   RETURN_IF_CUDA_ERROR(kernels::cuda::Swiglu<T>(act.gate_up.data(), act.row_weight.data(),
                                                 act.h.data(), rows, inner, stream_));
+  if (again_) return absl::OkStatus();
   T* out = scratch_.rows.data();
   RETURN_IF_ERROR(ExpertProduct(layer, Product::kNT, act.h.data(), places.down, out, width, inner));
 
@@ -213,7 +215,7 @@ absl::Status CudaModel<T>::MoeBackward(const CudaPass<T>& pass, int layer, CudaA
   T* dout = scratch_.rows.data();
   RETURN_IF_ERROR(GradientsToExperts(pass, layer, act, dx, dout));
 
-  RETURN_IF_ERROR(timeline_->Mark(&seconds_.experts));
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.experts, rows));
   RETURN_IF_ERROR(ExpertProduct(layer, Product::kNN, dout, places.down, scratch_.inner.data(), inner,
                                 width));
   RETURN_IF_ERROR(ExpertGradient(layer, 0, dout, act.h.data(), places.down, width, inner));
@@ -267,8 +269,8 @@ absl::Status CudaModel<T>::FeedForwardForward(const CudaPass<T>& pass, int layer
     RETURN_IF_ERROR(DenseForward(n, layer, act, residual, x_out));
     residual = x_out;
   }
-  return config_.IsMoe(layer) ? MoeForward(pass, layer, act, residual, x_out, next)
-                              : Norm(x_out, next, n);
+  if (config_.IsMoe(layer)) return MoeForward(pass, layer, act, residual, x_out, next);
+  return again_ ? absl::OkStatus() : Norm(x_out, next, n);
 }
 
 template <typename T>

@@ -1,18 +1,22 @@
-// ApplyLayout on the device: a layer whose experts change gets an arena of the new size, what stays is copied over, what moves goes
-// through the host with its moments, and the old memory is freed. Also the way of all parameters to the host and back.
+// ApplyLayout on the device: what stays of a layer closes up where it is, what moves goes through the host with its moments, and the memory
+// behind is given back. Also the way of all parameters to the host and back.
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "kernels/cuda/adamw.h"
 #include "libs/model/batch.h"
 #include "libs/model/cuda/cuda_model.h"
 #include "libs/model/layout_change.h"
+#include "libs/observe/log.h"
 
 namespace espalier::model {
 
 namespace {
 
 constexpr int64_t kMasterChunk = int64_t{1} << 24;
+constexpr std::chrono::milliseconds kBetweenPieces{5};
 
 }  // namespace
 
@@ -126,11 +130,53 @@ absl::Status CudaModel<T>::ShrinkRouter(int layer, const std::vector<int>& kept)
   return absl::OkStatus();
 }
 
+// Experts keep their order, so nothing that is still to be moved is written over: those that move down go first, lowest first, then those
+// that move up, highest first.
+template <typename T>
+absl::Status CudaModel<T>::ShiftExperts(int layer, const std::vector<ExpertShift>& shifts) {
+  const DeviceLayer& places = weights_.layers[layer];
+  const Arena<T>& arena = weights_.experts[layer];
+  const int64_t matrix = int64_t{config_.expert_width} * config_.width;
+  // `count` experts at once, which overlap with their new place nowhere.
+  const auto move = [&](int from, int to, int count) -> absl::Status {
+    for (const auto& [part, each] : {std::pair(places.gate_up.offset, 2 * matrix),
+                                     std::pair(places.down.offset, matrix)}) {
+      const Slice source{part + from * each, count * each}, target{part + to * each, count * each};
+      const auto copy = [&, size = count * each](auto* there, const auto* here) {
+        return cudaMemcpyAsync(there, here, size * sizeof(*here), cudaMemcpyDeviceToDevice,
+                               stream_);
+      };
+      RETURN_IF_CUDA_ERROR(copy(arena.value(target), arena.value(source)));
+      if (Arena<T>::kHalves) RETURN_IF_CUDA_ERROR(copy(arena.low(target), arena.low(source)));
+      RETURN_IF_CUDA_ERROR(copy(arena.moment1(target), arena.moment1(source)));
+      RETURN_IF_CUDA_ERROR(copy(arena.moment2(target), arena.moment2(source)));
+    }
+    return absl::OkStatus();
+  };
+  for (size_t i = 0; i < shifts.size();) {
+    const int distance = shifts[i].from - shifts[i].to;
+    // Neighbours that move down by as much go together, but no more than the distance.
+    int count = 1;
+    while (i + count < shifts.size() && count < distance &&
+           shifts[i + count].from == shifts[i].from + count &&
+           shifts[i + count].to == shifts[i].to + count) {
+      ++count;
+    }
+    if (distance > 0) RETURN_IF_ERROR(move(shifts[i].from, shifts[i].to, count));
+    i += static_cast<size_t>(count);
+  }
+  for (size_t i = shifts.size(); i-- > 0;) {
+    if (shifts[i].to > shifts[i].from) RETURN_IF_ERROR(move(shifts[i].from, shifts[i].to, 1));
+  }
+  return absl::OkStatus();
+}
+
 template <typename T>
 absl::StatusOr<int64_t> CudaModel<T>::ApplyLayout(const ExpertLayout& layout) {
   absl::Status valid = ValidateLayout(config_, layout, communicator_->size());
   if (valid.ok()) valid = ValidateSurvivors(layout_, layout);
   RETURN_IF_ERROR(AgreeOnInput(*communicator_, valid));
+  FinishGivingBack();
 
   const int ranks = communicator_->size(), me = communicator_->rank();
   const std::vector<ExpertMove> moves = ListMoves(layout_, layout);
@@ -149,6 +195,26 @@ absl::StatusOr<int64_t> CudaModel<T>::ApplyLayout(const ExpertLayout& layout) {
   for (int rank = 0; rank < ranks; ++rank) {
     sent += send_bytes[rank];
     received += recv_bytes[rank];
+  }
+  // Which experts each layer holds afterwards, and memory for those that come: before anything changes, on all ranks or on none.
+  std::vector<std::vector<int>> ids(config_.layers);
+  absl::Status room;
+  for (int layer = config_.dense_layers; layer < config_.layers && room.ok(); ++layer) {
+    const LayerLayout& after = layout.layers[layer];
+    for (size_t i = 0; i < after.ids.size(); ++i) {
+      if (after.ranks[i] == me) ids[layer].push_back(after.ids[i]);
+    }
+    DeviceLayer& places = weights_.layers[layer];
+    const int more = static_cast<int>(ids[layer].size());
+    if (more > places.held)
+      room = ResizeExperts(config_, more, &weights_.experts[layer], &places);
+  }
+  if (const absl::Status agreed = AgreeOnInput(*communicator_, room); !agreed.ok()) {
+    for (int layer = config_.dense_layers; layer < config_.layers; ++layer) {
+      RETURN_IF_ERROR(ResizeExperts(config_, static_cast<int>(host_.layers[layer].experts.size()),
+                                    &weights_.experts[layer], &weights_.layers[layer]));
+    }
+    return agreed;
   }
   std::vector<std::byte> send(sent), recv(received);
   std::byte* at = send.data();
@@ -177,58 +243,70 @@ absl::StatusOr<int64_t> CudaModel<T>::ApplyLayout(const ExpertLayout& layout) {
     }
     return nullptr;
   };
-  const int64_t matrix = int64_t{config_.expert_width} * config_.width;
   for (int layer = config_.dense_layers; layer < config_.layers; ++layer) {
     const LayerLayout& after = layout.layers[layer];
     LayerWeights<float>& host = host_.layers[layer];
-    std::vector<int> ids;
-    for (size_t i = 0; i < after.ids.size(); ++i) {
-      if (after.ranks[i] == me) ids.push_back(after.ids[i]);
-    }
-    const bool same = ids.size() == host.experts.size() &&
-                      std::equal(ids.begin(), ids.end(), host.experts.begin(),
+    const bool same = ids[layer].size() == host.experts.size() &&
+                      std::equal(ids[layer].begin(), ids[layer].end(), host.experts.begin(),
                                  [](int id, const auto& expert) { return expert->id == id; });
     if (!same) {
-      const DeviceLayer before = weights_.layers[layer];
-      Arena<T> old = std::move(weights_.experts[layer]);
-      ASSIGN_OR_RETURN(weights_.experts[layer],
-                       MakeExpertArena<T>(config_, static_cast<int>(ids.size()),
-                                          &weights_.layers[layer], stream_));
-      const DeviceLayer& now = weights_.layers[layer];
+      std::vector<ExpertShift> shifts;
       std::vector<std::unique_ptr<ExpertWeights<float>>> held;
-      for (size_t i = 0; i < ids.size(); ++i) {
-        const int place = static_cast<int>(i);
-        held.push_back(MakeEmptyExpert<float>(config_, layer, ids[i], Storage::kNone));
-        const int was = place_of(layer, ids[i]);
-        if (was == static_cast<int>(host.experts.size())) {
-          RETURN_IF_ERROR(UnpackExpert(layer, place, arrival(layer, ids[i])));
-          continue;
-        }
-        const Arena<T>& arena = weights_.experts[layer];
-        for (const auto& [from, to] :
-             {std::pair(Slice{before.gate_up.offset + was * 2 * matrix, 2 * matrix},
-                        Slice{now.gate_up.offset + place * 2 * matrix, 2 * matrix}),
-              std::pair(Slice{before.down.offset + was * matrix, matrix},
-                        Slice{now.down.offset + place * matrix, matrix})}) {
-          const auto copy = [&](auto* target, const auto* source) {
-            return cudaMemcpyAsync(target, source, from.size * sizeof(*source),
-                                   cudaMemcpyDeviceToDevice, stream_);
-          };
-          RETURN_IF_CUDA_ERROR(copy(arena.value(to), old.value(from)));
-          if (Arena<T>::kHalves) RETURN_IF_CUDA_ERROR(copy(arena.low(to), old.low(from)));
-          RETURN_IF_CUDA_ERROR(copy(arena.moment1(to), old.moment1(from)));
-          RETURN_IF_CUDA_ERROR(copy(arena.moment2(to), old.moment2(from)));
-        }
+      for (size_t i = 0; i < ids[layer].size(); ++i) {
+        const int was = place_of(layer, ids[layer][i]), place = static_cast<int>(i);
+        held.push_back(MakeEmptyExpert<float>(config_, layer, ids[layer][i], Storage::kNone));
+        if (was < static_cast<int>(host.experts.size())) shifts.push_back({was, place});
+      }
+      RETURN_IF_ERROR(ShiftExperts(layer, shifts));
+      for (size_t i = 0; i < ids[layer].size(); ++i) {
+        if (place_of(layer, ids[layer][i]) < static_cast<int>(host.experts.size())) continue;
+        RETURN_IF_ERROR(
+            UnpackExpert(layer, static_cast<int>(i), arrival(layer, ids[layer][i])));
       }
       host.experts = std::move(held);
-      // `recv` and the old arena are read until here.
-      RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
     }
     RETURN_IF_ERROR(ShrinkRouter(layer, KeptRows(layout_.layers[layer], after)));
   }
+  // `recv` and what goes are read until here.
+  RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
   layout_ = layout;
   RETURN_IF_ERROR(TakeLayout());
+  GiveBack(ids);
   return sent;
+}
+
+// Unmapping takes longer than a step on a large model, and touches nothing that a step reads: it is done beside the next ones, with pauses
+// in which these get at the driver.
+template <typename T>
+void CudaModel<T>::GiveBack(const std::vector<std::vector<int>>& ids) {
+  std::vector<std::pair<Arena<T>*, Slice>> parts;
+  const int64_t matrix = int64_t{config_.expert_width} * config_.width;
+  for (int layer = config_.dense_layers; layer < config_.layers; ++layer) {
+    DeviceLayer& places = weights_.layers[layer];
+    const auto held = static_cast<int>(ids[layer].size());
+    if (held >= places.held) continue;
+    places.held = held;
+    places.gate_up.size = held * 2 * matrix;
+    places.down.size = held * matrix;
+    parts.emplace_back(&weights_.experts[layer], places.gate_up);
+    parts.emplace_back(&weights_.experts[layer], places.down);
+  }
+  if (parts.empty()) return;
+  giving_back_ = std::thread([parts = std::move(parts), index = device_.index] {
+    absl::Status status = kernels::cuda::UseDevice(index).status();
+    const int64_t before = kernels::cuda::DeviceBytes();
+    for (const auto& [arena, part] : parts) {
+      if (status.ok())
+        arena->Shrink(part, [] { std::this_thread::sleep_for(kBetweenPieces); });
+    }
+    LOG(INFO) << "expert_memory_given_back bytes=" << before - kernels::cuda::DeviceBytes()
+              << " status=" << status;
+  });
+}
+
+template <typename T>
+void CudaModel<T>::FinishGivingBack() const {
+  if (giving_back_.joinable()) giving_back_.join();
 }
 
 template <typename T>
@@ -283,6 +361,7 @@ void CudaModel<T>::DropParameters() {
 #define ESPALIER_INSTANTIATE(T)                                                                  \
   template absl::Status CudaModel<T>::TakeMaster(const Arena<T>&, const Slice&, const float*);   \
   template absl::StatusOr<int64_t> CudaModel<T>::ApplyLayout(const ExpertLayout&);               \
+  template void CudaModel<T>::FinishGivingBack() const;                                          \
   template absl::Status CudaModel<T>::FetchParameters();                                         \
   template absl::Status CudaModel<T>::StoreParameters();                                         \
   template void CudaModel<T>::DropParameters();

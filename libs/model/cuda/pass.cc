@@ -208,27 +208,47 @@ template <typename T>
 absl::Status CudaModel<T>::RunLayers(const CudaPass<T>& pass, std::span<const int32_t> tokens,
                                      Keep keep) {
   const int64_t elements = pass.tokens * config_.width;
-  RETURN_IF_ERROR(timeline_->Mark(&seconds_.head));
-  CudaActivations<T>& first = activations(0, keep);
-  RETURN_IF_ERROR(first.x.Reserve(elements));
+  again_ = false;  // an error may have ended the last pass anywhere
+  timeline_->SetPlace(-1, /*backward=*/false);
+  RETURN_IF_ERROR(timeline_->Mark(&seconds_.head, pass.tokens));
+  Buffer<T>& first = input(0, keep);
+  RETURN_IF_ERROR(first.Reserve(elements));
   RETURN_IF_CUDA_ERROR(kernels::cuda::Embed<T>(weights_.dense.value(weights_.embedding),
-                                               tokens_.data(), first.x.data(), pass.tokens,
+                                               tokens_.data(), first.data(), pass.tokens,
                                                config_.width, stream_));
   ASSIGN_OR_RETURN(const NextNorm first_norm, NormBefore(0, pass.tokens, keep));
-  RETURN_IF_ERROR(Norm(first.x.data(), first_norm, pass.tokens));
+  RETURN_IF_ERROR(Norm(first.data(), first_norm, pass.tokens));
   RETURN_IF_ERROR(last_x_.Reserve(elements));
   for (int layer = 0; layer < config_.layers; ++layer) {
     CudaActivations<T>& act = activations(layer, keep);
+    timeline_->SetPlace(layer, /*backward=*/false);
+    SwapInput(layer, keep);
     RETURN_IF_ERROR(GiveRoutes(pass, layer, act));
     RETURN_IF_ERROR(AttentionForward(pass, layer, act));
     // With one set of activations for all layers, x and h1 are free once x_mid is made.
-    Buffer<T>& next = layer + 1 < config_.layers ? activations(layer + 1, keep).x : last_x_;
+    Buffer<T>& next = layer + 1 < config_.layers ? input(layer + 1, keep) : last_x_;
     RETURN_IF_ERROR(next.Reserve(elements));
     ASSIGN_OR_RETURN(const NextNorm norm, NormBefore(layer + 1, pass.tokens, keep));
     RETURN_IF_ERROR(FeedForwardForward(pass, layer, act, next.data(), norm));
     RETURN_IF_ERROR(TakeRoutes(pass, layer, act));
+    SwapInput(layer, keep);
   }
+  timeline_->SetPlace(-1, /*backward=*/false);
   return timeline_->Mark(&seconds_.head);
+}
+
+template <typename T>
+absl::Status CudaModel<T>::ComputeAgain(const CudaPass<T>& pass, int layer,
+                                        CudaActivations<T>& act) {
+  timeline_->SetPlace(layer, /*backward=*/true);
+  again_ = true;
+  ASSIGN_OR_RETURN(const NextNorm norm, NormBefore(layer, pass.tokens, Keep::kInputs));
+  RETURN_IF_ERROR(Norm(act.x.data(), norm, pass.tokens));
+  RETURN_IF_ERROR(GiveRoutes(pass, layer, act));
+  RETURN_IF_ERROR(AttentionForward(pass, layer, act));
+  RETURN_IF_ERROR(FeedForwardForward(pass, layer, act, /*x_out=*/nullptr, {}));
+  again_ = false;
+  return absl::OkStatus();
 }
 
 template <typename T>
@@ -252,13 +272,43 @@ absl::Status CudaModel<T>::RunLayersBackward(const CudaPass<T>& pass,
        .width = config_.width},
       stream_));
   for (int layer = config_.layers - 1; layer >= 0; --layer) {
-    CudaActivations<T>& act = activations(layer, Keep::kAllLayers);
+    const Keep keep = keep_for_training();
+    CudaActivations<T>& act = activations(layer, keep);
+    SwapInput(layer, keep);
+    if (keep == Keep::kInputs) RETURN_IF_ERROR(ComputeAgain(pass, layer, act));
+    timeline_->SetPlace(layer, /*backward=*/true);
     RETURN_IF_ERROR(FeedForwardBackward(pass, layer, act, dx_.data(), aux_scale));
     RETURN_IF_ERROR(AttentionBackward(pass, layer, act, dx_.data()));
+    SwapInput(layer, keep);
   }
+  timeline_->SetPlace(-1, /*backward=*/true);
   RETURN_IF_ERROR(timeline_->Mark(&seconds_.head));
   RETURN_IF_ERROR(EmbeddingGradient(tokens, dx_.data()));
   return timeline_->Mark(nullptr);
+}
+
+template <typename T>
+absl::Status CudaModel<T>::TellTimeline() {
+  if (recorded_ == nullptr || !recorded_->wanted()) return absl::OkStatus();
+  RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
+  const int64_t now = Timeline::Now();  // the last mark was just passed
+  const auto phase_of = [&](const double* total) {
+    if (total == &seconds_.attention) return Phase::kAttention;
+    if (total == &seconds_.router) return Phase::kRouter;
+    if (total == &seconds_.dispatch) return Phase::kDispatch;
+    if (total == &seconds_.experts) return Phase::kExperts;
+    return total == &seconds_.combine ? Phase::kCombine : Phase::kHead;
+  };
+  RETURN_IF_ERROR(timeline_->Visit([&](const double* total, int layer, bool backward, int64_t rows,
+                                       double begin, double end) {
+    recorded_->Add({.start_nanos = now - static_cast<int64_t>(begin * 1e9),
+                    .end_nanos = now - static_cast<int64_t>(end * 1e9),
+                    .tokens = rows,
+                    .layer = layer,
+                    .phase = phase_of(total),
+                    .backward = backward});
+  }));
+  return timeline_->Collect();
 }
 
 template <typename T>
@@ -334,6 +384,7 @@ template <typename T>
 absl::Status CudaModel<T>::FetchCounts() {
   RETURN_IF_ERROR(SendCounts());
   RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
+  if (peers_ != nullptr) RETURN_IF_ERROR(peers_->Check());
   TakeCounts();
   return absl::OkStatus();
 }
@@ -362,6 +413,7 @@ absl::StatusOr<CudaPass<T>> CudaModel<T>::BeginTraining(const Batch& batch) {
         "a model on a GPU writes its gradients: call ZeroGradients before each ForwardBackward");
   }
   gradients_clear_ = false;
+  if (recorded_ != nullptr && recorded_->wanted()) timeline_->WantDetail();
   RETURN_IF_ERROR(UploadTables());
   ASSIGN_OR_RETURN(const CudaPass<T> pass, PackedPass(batch));
   if (pass.tokens == 0) RETURN_IF_ERROR(ClearGradients());
@@ -372,25 +424,26 @@ template <typename T>
 absl::Status CudaModel<T>::ForwardBackward(const Batch& batch, const LossFunction& loss,
                                            float aux_scale) {
   ASSIGN_OR_RETURN(const CudaPass<T> pass, BeginTraining(batch));
-  RETURN_IF_ERROR(RunLayers(pass, batch.tokens, Keep::kAllLayers));
+  RETURN_IF_ERROR(RunLayers(pass, batch.tokens, keep_for_training()));
   std::vector<float> logps(batch.tokens.size()), dlogps(batch.tokens.size(), 0.0f);
   RETURN_IF_ERROR(SendCounts());
   RETURN_IF_ERROR(RunHead(batch, /*keep_logits=*/true, logps, {}));
   TakeCounts();
   loss(logps, dlogps);
   RETURN_IF_ERROR(RunHeadBackward(batch, dlogps));
-  return RunLayersBackward(pass, batch.tokens, aux_scale * static_cast<float>(config_.aux_loss));
+  RETURN_IF_ERROR(
+      RunLayersBackward(pass, batch.tokens, aux_scale * static_cast<float>(config_.aux_loss)));
+  return TellTimeline();
 }
 
 template <typename T>
 absl::Status CudaModel<T>::ForwardBackwardLinear(const Batch& batch, std::span<const float> dlogps,
-  if (peers_ != nullptr) RETURN_IF_ERROR(peers_->Check());
                                                  float aux_scale, std::vector<float>* logps) {
   if (dlogps.size() != batch.tokens.size()) {
     return absl::InvalidArgumentError("dlogps must have an entry for each token of the batch");
   }
   ASSIGN_OR_RETURN(const CudaPass<T> pass, BeginTraining(batch));
-  RETURN_IF_ERROR(RunLayers(pass, batch.tokens, Keep::kAllLayers));
+  RETURN_IF_ERROR(RunLayers(pass, batch.tokens, keep_for_training()));
   RETURN_IF_ERROR(SendCounts());
   RETURN_IF_ERROR(RunHeadLinear(batch, dlogps));
   RETURN_IF_CUDA_ERROR(cudaEventRecord(sent_.get(), stream_));
@@ -401,7 +454,7 @@ absl::Status CudaModel<T>::ForwardBackwardLinear(const Batch& batch, std::span<c
   TakeCounts();
   logps->assign(batch.tokens.size(), 0.0f);
   for (size_t i = 0; i < head_rows_.size(); ++i) (*logps)[head_rows_[i]] = host_logp_.data()[i];
-  return absl::OkStatus();
+  return TellTimeline();
 }
 
 // A rank without tokens still takes part in the exchange, but some products write nothing.
@@ -409,9 +462,12 @@ template <typename T>
 absl::Status CudaModel<T>::ClearGradients() {
   RETURN_IF_CUDA_ERROR(cudaMemsetAsync(weights_.dense.gradient(), 0,
                                        weights_.dense.size() * sizeof(T), stream_));
-  for (const Arena<T>& arena : weights_.experts) {
-    if (arena.size() == 0) continue;
-    RETURN_IF_CUDA_ERROR(cudaMemsetAsync(arena.gradient(), 0, arena.size() * sizeof(T), stream_));
+  for (int layer = config_.dense_layers; layer < config_.layers; ++layer) {
+    const DeviceLayer& places = weights_.layers[layer];
+    for (const Slice& slice : {places.gate_up, places.down}) {
+      RETURN_IF_CUDA_ERROR(cudaMemsetAsync(weights_.experts[layer].gradient(slice), 0,
+                                           slice.size * sizeof(T), stream_));
+    }
   }
   RETURN_IF_CUDA_ERROR(
       cudaMemsetAsync(expert_squares_.data(), 0, squares_size() * sizeof(double), stream_));

@@ -123,15 +123,18 @@ absl::Status CudaModel<T>::Apply(const AdamWStep& step) {
 
 template <typename T>
 absl::Status CudaModel<T>::ResetMoments() {
-  const auto clear = [&](const Arena<T>& arena) -> absl::Status {
-    if (arena.size() == 0) return absl::OkStatus();
-    for (float* array : {arena.moment1(), arena.moment2()}) {
-      RETURN_IF_CUDA_ERROR(cudaMemsetAsync(array, 0, arena.size() * sizeof(float), stream_));
+  const auto clear = [&](const Arena<T>& arena, const Slice& slice) -> absl::Status {
+    for (float* array : {arena.moment1(slice), arena.moment2(slice)}) {
+      RETURN_IF_CUDA_ERROR(cudaMemsetAsync(array, 0, slice.size * sizeof(float), stream_));
     }
     return absl::OkStatus();
   };
-  RETURN_IF_ERROR(clear(weights_.dense));
-  for (const Arena<T>& arena : weights_.experts) RETURN_IF_ERROR(clear(arena));
+  RETURN_IF_ERROR(clear(weights_.dense, {0, weights_.dense.size()}));
+  for (int layer = config_.dense_layers; layer < config_.layers; ++layer) {
+    const DeviceLayer& places = weights_.layers[layer];
+    for (const Slice& slice : {places.gate_up, places.down})
+      RETURN_IF_ERROR(clear(weights_.experts[layer], slice));
+  }
   return absl::OkStatus();
 }
 

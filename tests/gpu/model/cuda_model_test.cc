@@ -25,9 +25,13 @@ namespace {
 
 std::unique_ptr<Model<float>> MakeCuda(const ModelConfig& config, const ExpertLayout& layout,
                                        collective::Communicator& communicator,
-                                       Precision precision = Precision::kFp32, uint64_t seed = 7) {
+                                       Precision precision = Precision::kFp32, uint64_t seed = 7,
+                                       bool recompute = false) {
   auto model = CreateModel(config, layout, &communicator, seed,
-                           {.device = Device::kCuda, .precision = precision, .threads = 2});
+                           {.device = Device::kCuda,
+                            .precision = precision,
+                            .threads = 2,
+                            .recompute = recompute});
   EXPECT_TRUE(model.ok()) << model.status();
   return model.ok() ? *std::move(model) : nullptr;
 }
@@ -294,6 +298,79 @@ TEST(CudaModel, RepeatsItselfBitForBit) {
   EXPECT_EQ(Curve(*one, 5, 3, 64), Curve(*two, 5, 3, 64));
 }
 
+TEST(CudaModel, RecomputingGivesTheSameBitsFromLessMemory) {
+  SKIP_WITHOUT_GPU();
+  const auto single = collective::MakeSingleCommunicator();
+  for (const QkNorm norm : {QkNorm::kNone, QkNorm::kFull}) {
+    ModelConfig config = RoundConfig();
+    config.qk_norm = norm;
+    config.layers = 6;
+    std::vector<double> losses[2];
+    std::map<std::string, std::pair<std::vector<float>, std::vector<float>>> weights[2];
+    std::vector<LayerRouteCounts> counts[2];
+    std::vector<LayerOutputNorms> norms[2];
+    float aux[2];
+    int64_t bytes[2];
+    for (const int recompute : {0, 1}) {
+      const auto model = MakeCuda(config, InitialLayout(config, 1), *single, Precision::kFp32, 7,
+                                  recompute == 1);
+      model->MeasureOutputNorms(true);
+      losses[recompute] = Curve(*model, 4, 16, 128);
+      weights[recompute] = Snapshot(*model);
+      counts[recompute] = model->route_counts();
+      norms[recompute] = model->output_norms();
+      aux[recompute] = model->aux_loss();
+      bytes[recompute] = model->device_bytes();
+    }
+    EXPECT_EQ(losses[0], losses[1]);
+    EXPECT_EQ(weights[0], weights[1]);
+    EXPECT_EQ(counts[0], counts[1]);
+    EXPECT_EQ(norms[0], norms[1]);
+    EXPECT_EQ(aux[0], aux[1]);
+    EXPECT_LT(bytes[1], bytes[0] * 2 / 3);
+  }
+}
+
+TEST(CudaModel, TellsATimelineThatIsWanted) {
+  SKIP_WITHOUT_GPU();
+  const ModelConfig config = RoundConfig();
+  const auto single = collective::MakeSingleCommunicator();
+  const auto model = MakeCuda(config, InitialLayout(config, 1), *single);
+  const Batch batch = LearnableBatch(config, 3, 64, 5);
+  const std::vector<float> slopes(batch.tokens.size(), -1.0f / batch.tokens.size());
+  Timeline timeline;
+  std::vector<float> logps;
+  for (int pass = 0; pass < 12; ++pass) {
+    const bool wanted = pass == 10;  // a window that is not measured by itself
+    timeline.Clear();
+    timeline.Want(wanted);
+    model->RecordTimeline(&timeline);
+    model->ZeroGradients();
+    const int64_t begin = Timeline::Now();
+    ASSERT_TRUE(model->ForwardBackwardLinear(batch, slopes, 1, &logps).ok());
+    const int64_t end = Timeline::Now();
+    double dense = 0, experts = 0;
+    ASSERT_TRUE(model->device_updates()->SquaredNorms(&dense, &experts).ok());
+    if (!wanted) {
+      EXPECT_TRUE(timeline.marks().empty());
+      continue;
+    }
+    std::set<std::pair<int, bool>> seen;
+    int64_t before = begin;
+    for (const PhaseMark& mark : timeline.marks()) {
+      EXPECT_GE(mark.start_nanos, before);
+      EXPECT_GE(mark.end_nanos, mark.start_nanos);
+      EXPECT_LE(mark.end_nanos, end);
+      before = mark.start_nanos;
+      if (mark.phase == Phase::kExperts && mark.layer >= config.dense_layers) {
+        seen.emplace(mark.layer, mark.backward);
+        EXPECT_GT(mark.tokens, 0);
+      }
+    }
+    EXPECT_EQ(4u, seen.size()) << "the experts of both MoE layers, both ways";
+  }
+}
+
 // Losses of `steps` steps on `ranks` ranks that share a global batch, all on one GPU.
 std::vector<double> RankCurve(const ModelConfig& config, int ranks, int steps,
                               const std::function<void(int, Model<float>&, train::Optimizer&)>& between) {
@@ -348,7 +425,9 @@ TEST(CudaModel, MovingExpertsChangesNoLoss) {
 
 TEST(CudaModel, RemovingExpertsFreesTheirMemoryAndIsMasking) {
   SKIP_WITHOUT_GPU();
-  const ModelConfig config = RoundConfig();
+  ModelConfig config = RoundConfig();
+  config.width = 512;
+  config.expert_width = 1024;  // every array of an expert is a whole number of granules
   const auto single = collective::MakeSingleCommunicator();
   const auto model = MakeCuda(config, InitialLayout(config, 1), *single);
   Curve(*model, 3, 3, 64);
