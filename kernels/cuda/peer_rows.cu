@@ -149,20 +149,15 @@ __global__ void __launch_bounds__(kThreads) PlaceKernel(PeerView view, PlaceRows
   const uint32_t chosen = __ballot_sync(kAllLanes, place >= 0);
   if (chosen == 0) return;
   const T* from = InWindow<const T>(view, view.rank, view.arrived) + row * view.width;
-  // Every lane needs all places: lanes take part in the exchange for each vector round together.
-  int32_t places[32];
-  int count = 0;
-#pragma unroll
-  for (int k = 0; k < 32; ++k) {
-    if (k >= view.top_k) break;
-    places[k] = __shfl_sync(kAllLanes, place, k);
-    count = k + 1;
-  }
+  // Every lane needs all places; in registers they would take a third of them.
+  __shared__ int32_t shared[kWarps][32];
+  int32_t* places = shared[threadIdx.x / 32];
+  if (place >= 0) places[__popc(chosen & ((1u << lane) - 1))] = place;
+  __syncwarp();
+  const int count = __popc(chosen);
   VisitVectors<T, kV>(from, view.width, lane, [&](int64_t column, const Pack<T, kV>& pack) {
-#pragma unroll
-    for (int k = 0; k < 32; ++k) {
-      if (k >= count) break;
-      if (places[k] >= 0) StorePack(args.out + places[k] * view.width + column, pack);
+    for (int i = 0; i < count; ++i) {
+      StorePack(args.out + places[i] * view.width + column, pack);
     }
   });
 }

@@ -68,8 +68,11 @@ struct Figures {
   absl::Status status;
 };
 
-absl::Status RunSteps(Model<float>& model, collective::Communicator& communicator, int steps,
-                      const std::function<void(int)>& before, Figures* figures) {
+// Called before a step, and when its backward pass is on the device but not reduced yet.
+using Hook = std::function<void(int step, bool reduce)>;
+
+absl::Status RunSteps(Model<float>& model, collective::Communicator& communicator, int steps, const Hook& hook,
+                      Figures* figures) {
   const ModelConfig config = model.config();
   train::Optimizer optimizer(model);
   v1::OptimizerSpec spec;
@@ -80,7 +83,7 @@ absl::Status RunSteps(Model<float>& model, collective::Communicator& communicato
   const int rank = communicator.rank(), ranks = communicator.size();
   model.MeasureOutputNorms(true);
   for (int step = 0; step < steps; ++step) {
-    if (before) before(step);
+    if (hook) hook(step, false);
     if (step == 0 || step == 3) {
       RETURN_IF_ERROR(model.ApplyLayout(Uneven(model.layout(), ranks, step)).status());
       optimizer.ParametersChanged();
@@ -100,6 +103,7 @@ absl::Status RunSteps(Model<float>& model, collective::Communicator& communicato
     std::vector<float> logps;
     model.ZeroGradients();
     RETURN_IF_ERROR(model.ForwardBackwardLinear(batch, slopes, 0.5f, &logps));
+    if (hook) hook(step, true);
     RETURN_IF_ERROR(optimizer.ReduceDense());
     ASSIGN_OR_RETURN(const train::Optimizer::SquaredNorms norms, optimizer.MeasureNorms());
     RETURN_IF_ERROR(optimizer.Apply(spec, 1e-3, step + 1, 1.0));
@@ -155,7 +159,7 @@ TEST_P(PeerRanks, TrainBitForBitLikeRanksThatGoThroughTheHost) {
   EXPECT_EQ(host_norms, peer_norms);  // in all; each rank adds its experts' instead of its tokens'
 }
 
-TEST_P(PeerRanks, TrainInBf16WithinItsRoundingAndRepeatThemselves) {
+TEST_P(PeerRanks, TrainInBf16WithinItsRounding) {
   SKIP_WITHOUT_GPU();
   const auto host = RunThreads(GetParam(), {.precision = Precision::kBf16, .peer_memory = false});
   const auto peers = RunThreads(GetParam(), {.precision = Precision::kBf16});
@@ -198,7 +202,7 @@ TEST(PeerProcess, Rank) {
   const std::string folder = Shared("ESPALIER_PEER_FOLDER");
   if (folder.empty()) GTEST_SKIP() << "runs as a process of the tests beside it";
   const int rank = std::stoi(Shared("ESPALIER_PEER_RANK")), ranks = std::stoi(Shared("ESPALIER_PEER_RANKS"));
-  const bool dies = Shared("ESPALIER_PEER_DIES") == std::to_string(rank);
+  const std::string dies = rank == 1 ? Shared("ESPALIER_PEER_DIES") : "";
   const auto listener = collective::LinkListener::Bind("127.0.0.1", 0);
   ASSERT_TRUE(listener.ok()) << listener.status();
   WriteFile(absl::StrCat(folder, "/endpoint", rank), (*listener)->endpoint());
@@ -213,9 +217,12 @@ TEST(PeerProcess, Rank) {
     ASSIGN_OR_RETURN(const auto model, CreateModel(config, InitialLayout(config, ranks), communicator->get(), 7,
                                                    {.device = Device::kCuda}));
     return RunSteps(*model, **communicator, kSteps,
-                    [&](int step) {
-                      // Between two steps of its own, while the others go on to their first wait.
-                      if (dies && step == 4) kill(getpid(), SIGKILL);
+                    [&](int step, bool reduce) {
+                      // Before a step: the others' hosts miss it. Before the reduction: their devices wait for its flag.
+                      if (step == 4 && dies == (reduce ? "reduce" : "step")) {
+                        absl::SleepFor(absl::Milliseconds(500));
+                        kill(getpid(), SIGKILL);
+                      }
                       started = absl::Now();
                     },
                     &figures);
@@ -227,8 +234,8 @@ TEST(PeerProcess, Rank) {
   WriteFile(absl::StrCat(folder, "/result", rank), text);
 }
 
-// What each rank wrote; "" for one that died.
-std::vector<std::string> RunProcesses(int ranks, int dies) {
+// What each rank wrote; "" for one that died, which rank 1 does where `dies` says.
+std::vector<std::string> RunProcesses(int ranks, const std::string& dies) {
   std::string folder = ::testing::TempDir() + "/peersXXXXXX";
   EXPECT_NE(nullptr, mkdtemp(folder.data()));
   std::vector<pid_t> processes;
@@ -261,7 +268,7 @@ std::vector<std::string> RunProcesses(int ranks, int dies) {
 TEST_P(PeerRanks, AsProcessesGiveTheBitsOfThreads) {
   SKIP_WITHOUT_GPU();
   const auto host = RunThreads(GetParam(), {.peer_memory = false});
-  const auto results = RunProcesses(GetParam(), -1);
+  const auto results = RunProcesses(GetParam(), "");
   for (int rank = 0; rank < GetParam(); ++rank) {
     std::string want = "ok";
     for (const double loss : host[rank].losses) absl::StrAppend(&want, absl::StrFormat(" %a", loss));
@@ -271,10 +278,23 @@ TEST_P(PeerRanks, AsProcessesGiveTheBitsOfThreads) {
 
 TEST(PeerProcess, AKilledRankEndsTheOthersStep) {
   SKIP_WITHOUT_GPU();
-  const auto results = RunProcesses(2, 1);
-  EXPECT_EQ("", results[1]);
-  EXPECT_TRUE(results[0].starts_with("UNAVAILABLE after ")) << results[0];
-  EXPECT_LT(std::atoi(results[0].c_str() + 18), 20) << results[0];
+  for (const char* dies : {"step", "reduce"}) {
+    const auto results = RunProcesses(2, dies);
+    EXPECT_EQ("", results[1]);
+    EXPECT_TRUE(results[0].starts_with("UNAVAILABLE after ")) << results[0];
+    EXPECT_LT(std::atoi(results[0].c_str() + 18), 20) << results[0];  // far below the limit of a wait
+    EXPECT_NE(std::string::npos, results[0].find("rank 1")) << results[0];
+    EXPECT_EQ(dies == std::string("reduce"), results[0].find("device memory") != std::string::npos) << results[0];
+  }
+}
+
+// More ranks than windows are made for: all agree on the host.
+TEST(PeerProcess, NineRanksGoThroughTheHost) {
+  SKIP_WITHOUT_GPU();
+  for (const Figures& figures : RunThreads(9, {})) {
+    EXPECT_EQ(kSteps, static_cast<int>(figures.losses.size()));
+    EXPECT_EQ(0, figures.exposed);
+  }
 }
 
 }  // namespace

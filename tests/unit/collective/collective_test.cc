@@ -157,6 +157,24 @@ TEST_P(Collectives, ARankThatGoesAwayEndsTheOthers) {
   EXPECT_LT(absl::Now() - began, absl::Seconds(5));
 }
 
+TEST_P(Collectives, HealthShowsAnAbortAndARankThatWentAwayWithoutAnyExchange) {
+  for (int r = 0; r < size(); ++r) EXPECT_TRUE(rank(r).Health().ok()) << rank(r).Health();
+  if (size() > 1) {
+    group_.ranks[1].reset();
+    // From another thread, as a watcher would.
+    absl::Status seen;
+    std::thread([&] {
+      for (const absl::Time end = absl::Now() + absl::Seconds(5); seen.ok() && absl::Now() < end;) {
+        seen = rank(0).Health();
+      }
+    }).join();
+    EXPECT_EQ(seen.code(), absl::StatusCode::kUnavailable) << seen;
+    EXPECT_NE(std::string::npos, seen.message().find("rank 1")) << seen;
+  }
+  rank(0).Abort(absl::AbortedError("told to"));
+  EXPECT_FALSE(rank(0).Health().ok());
+}
+
 INSTANTIATE_TEST_SUITE_P(Groups, Collectives,
                          testing::Values(Setup{false, 1}, Setup{false, 3}, Setup{true, 1},
                                          Setup{true, 2}, Setup{true, 4}),
