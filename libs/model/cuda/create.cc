@@ -73,7 +73,7 @@ absl::Status CudaModel<T>::SetUp(uint64_t seed) {
       const Slice slice{place.offset, place.host->size()};
       RETURN_IF_ERROR(TakeMaster(*place.arena, slice, place.host->value.data()));
       RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
-      place.host->value = {};
+      std::vector<float>().swap(place.host->value);  // assigning {} would keep the memory
     }
   }
   return absl::OkStatus();

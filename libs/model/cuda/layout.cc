@@ -352,9 +352,9 @@ absl::Status CudaModel<T>::StoreParameters() {
 template <typename T>
 void CudaModel<T>::DropParameters() {
   for (Parameter<float>* parameter : parameters()) {
-    parameter->value = {};
-    parameter->moment1 = {};
-    parameter->moment2 = {};
+    // Assigning {} would keep the memory.
+    for (std::vector<float>* array : {&parameter->value, &parameter->moment1, &parameter->moment2})
+      std::vector<float>().swap(*array);
   }
 }
 
