@@ -178,12 +178,6 @@ absl::Status PeerExchange<T>::Await() {
   return absl::OkStatus();
 }
 
-template <typename T>
-absl::Status PeerExchange<T>::AwaitForTest() {
-  RETURN_IF_CUDA_ERROR(kernels::cuda::AwaitPeers(view_, ++epoch_, kWaitLimitNs, stream_));
-  return absl::OkStatus();
-}
-
 // What was sent and never returned, as when a layer is computed again: all have placed it before any sends more.
 template <typename T>
 absl::Status PeerExchange<T>::CloseArrivals() {

@@ -75,8 +75,6 @@ class PeerExchange {
   // Time that the stream spent waiting for peers since the last call.
   double TakeWaitedSeconds();
   const std::string& description() const { return window_.description(); }
-  // Holds the stream for a signal that no rank has given yet.
-  absl::Status AwaitForTest();
 
  private:
   struct Layer {
