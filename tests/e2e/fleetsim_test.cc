@@ -60,8 +60,8 @@ TEST(Fleet, LosesNothingWhileStreamsBreakAndWorkersAreReplaced) {
   for (const RunOutcome& run : result.runs) epochs += run.epochs;
   EXPECT_GT(epochs, result.runs.size()) << "a replaced worker begins an epoch";
   EXPECT_GT(result.stats.kept_max, 1u) << "reports are kept while a stream is broken";
-  EXPECT_GT(result.stats.reports_said, 20 * options.steps)
-      << "steps since a checkpoint are retaken";
+  // Steps since a checkpoint are retaken: none, where a worker goes just after one was written.
+  EXPECT_GE(result.stats.reports_said, 20 * options.steps);
   EXPECT_FALSE(result.decisions.empty()) << "stable loads are pruned and placed";
   for (const DecisionOutcome& decision : result.decisions)
     EXPECT_NE(decision.state, "FAILED") << decision.error;
